@@ -1,0 +1,18 @@
+"""Train, measure and compare interpretable convolutional networks in one run."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+if TYPE_CHECKING:
+    from interp_train.systems import load_system as load
+
+
+def __getattr__(name: str) -> Any:
+    """Import `load` on first use, so that `import interp_train` does not import torch."""
+    if name == "load":
+        from interp_train.systems import load_system
+
+        return load_system
+    raise AttributeError(f"module 'interp_train' has no attribute {name!r}.")

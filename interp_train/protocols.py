@@ -1,0 +1,80 @@
+"""The contracts of the shelves: what a method must look like to be plugged in by configuration.
+
+`LearnedSystem` is the one contract that is a base class, in `interp_train.systems`; metrics are
+`torchmetrics.Metric` classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from interp_train.structures import Target
+
+
+@runtime_checkable
+class FilterObjective(Protocol):
+    """An `nn.Module` that makes the filters of named layers interpretable while they learn.
+
+    Several objectives combine in one classifier. An objective may keep buffers and parameters;
+    batch statistics must be equal over 1 and 2 processes.
+
+    Attributes:
+        taps: tap aliases or dotted names of the layers it reads, resolved by `attach`.
+    """
+
+    taps: Sequence[str]
+
+    def attach(self, network: nn.Module, num_categories: int) -> None:
+        """Resolve `taps`, create state, and optionally insert layers into `network`.
+
+        Called once, before the optimiser is made and before weights are loaded.
+        """
+
+    def loss_terms(
+        self, activations: Mapping[str, Tensor], labels: Tensor, logits: Tensor, epoch: int
+    ) -> dict[str, Tensor]:
+        """Named terms to add to the task loss, each a scalar that carries its weight.
+
+        Args:
+            activations: dotted name -> activations after ReLU, before a mask, ``(N, K, h, w)``.
+            labels: category index or `BACKGROUND`, ``(N,)``.
+            logits: ``(N, C)``.
+            epoch: 1 in the first epoch.
+        """
+
+    def measurements(self) -> dict[str, Tensor]:
+        """Scalars to watch (not to minimise) of the latest step, detached."""
+
+
+@runtime_checkable
+class HeatmapMethod(Protocol):
+    """Network, images and a target -> where in the image the evidence lies."""
+
+    def __call__(self, network: nn.Module, images: Tensor, target: Target) -> Tensor:
+        """Heatmap ``(N, 1, H, W)`` >= 0 at image resolution, not rescaled per image.
+
+        Leaves no trace on the network: hooks, gradients, mode, statistics, random state.
+        """
+
+
+@runtime_checkable
+class UnitVisualizer(Protocol):
+    """Network and units -> a picture of what each unit encodes."""
+
+    def __call__(self, network: nn.Module, target: Target) -> Tensor:
+        """One image per unit, in [0, 1], ``(U, 3, H, W)``."""
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """Activations over a data set -> a graph or tree that explains the network."""
+
+    def fit(self, activations: Any) -> "Explainer":
+        """Learn the explanation."""
+
+    def summary(self) -> Mapping[str, float]:
+        """Numbers that describe it."""
+
+    def figure(self) -> Any:
+        """A picture of it."""

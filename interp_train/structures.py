@@ -1,0 +1,151 @@
+"""Named tuples that travel between the rooms of the house.
+
+Conventions, for every field below:
+
+* Coordinates are ``(x, y)`` in pixels of the network's input, pixel centres at integers.
+* Boxes are ``(x_min, y_min, x_max, y_max)`` in the same coordinates.
+* A missing annotation is NaN (coordinates, boxes) or a tensor with an axis of length 0
+  (masks, prefix activations), never None.
+* A label is the index of a category, 0 .. C-1; `BACKGROUND` marks an image of no category.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+BACKGROUND = -1
+
+
+class ImageBatch(NamedTuple):
+    """Images without part annotations.
+
+    Attributes:
+        images: network input, normalised, float ``(N, 3, H, W)``. With cached prefix
+            activations a training batch may leave it empty, ``(N, 0, 0, 0)``.
+        labels: category index or `BACKGROUND`, long ``(N,)``.
+        sample_ids: identity of each image in its data set, long ``(N,)``.
+        boxes: object box, float ``(N, 4)``; NaN where the image has none.
+        prefix_activations: output of the frozen prefix, ``(N, K, h, w)``; ``(N, 0, 0, 0)``
+            where activations are not cached.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    boxes: Tensor
+    prefix_activations: Tensor
+
+
+class PartBatch(NamedTuple):
+    """Images with part annotations; the first five fields are those of `ImageBatch`.
+
+    Attributes:
+        images: see `ImageBatch`.
+        labels: see `ImageBatch`.
+        sample_ids: see `ImageBatch`.
+        boxes: see `ImageBatch`.
+        prefix_activations: see `ImageBatch`.
+        part_locations: landmark of each part, float ``(N, P, 2)``; NaN where not visible.
+        part_boxes: box of each part, float ``(N, P, 4)``; NaN where not annotated.
+        part_masks: region of each part, bool ``(N, P, H, W)``; ``(N, 0, 0, 0)`` without masks.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    boxes: Tensor
+    prefix_activations: Tensor
+    part_locations: Tensor
+    part_boxes: Tensor
+    part_masks: Tensor
+
+
+class ConceptBatch(NamedTuple):
+    """Images with dense concept labels.
+
+    Attributes:
+        images: see `ImageBatch`.
+        labels: see `ImageBatch`.
+        sample_ids: see `ImageBatch`.
+        concept_maps: index of the concept at each pixel, one map per concept category
+            (object, part, colour, texture, scene ...), 0 = none, long ``(N, M, H, W)``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    concept_maps: Tensor
+
+
+Batch = ImageBatch | PartBatch
+
+
+class StepOutputs(NamedTuple):
+    """What one forward pass of a learning system leaves for losses, metrics and callbacks.
+
+    Attributes:
+        logits: ``(N, C)``.
+        activations: layer's dotted name -> activations after ReLU and before a template
+            mask, ``(N, K, h, w)``.
+        loss_terms: name -> scalar; empty until the system has computed them.
+    """
+
+    logits: Tensor
+    activations: Mapping[str, Tensor]
+    loss_terms: Mapping[str, Tensor]
+
+
+class Target(NamedTuple):
+    """What a heatmap or a picture is about: one unit of a layer, per image.
+
+    Attributes:
+        layer: dotted module name; None is the output layer, whose units are the categories.
+        units: unit index per image, long ``(N,)``.
+    """
+
+    layer: str | None
+    units: Tensor
+
+
+class LayerGeometry(NamedTuple):
+    """Where the cells of a feature map lie in the image.
+
+    The receptive field of the cell with 0-based index i has its centre at pixel
+    ``offset + stride * i`` (x and y alike) and is ``size`` pixels wide.
+    """
+
+    stride: float
+    offset: float
+    size: float
+
+
+class DataInfo(NamedTuple):
+    """What a network, a measure or a report must know about a data set.
+
+    Attributes:
+        name: short name, e.g. ``"cub"``.
+        class_names: one name per category; the background has none.
+        part_names: one name per part; empty without part annotations.
+        part_groups: group name -> indices of its parts, e.g. ``{"head": (1, 4, 5)}``; empty
+            without parts.
+        instability_parts: indices of the landmarks that location instability uses.
+        image_size: side of the network's square input, in pixels.
+        channels: number of image channels.
+        mean: per-channel mean that normalisation subtracts (images in [0, 1]).
+        std: per-channel standard deviation that normalisation divides by.
+        fingerprint: hash of the data and of what was selected from it.
+        licence: terms of use, for the report.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    part_names: tuple[str, ...]
+    part_groups: Mapping[str, tuple[int, ...]]
+    instability_parts: tuple[int, ...]
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+    licence: str
