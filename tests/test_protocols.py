@@ -1,0 +1,27 @@
+from torch import nn
+
+from interp_train.protocols import Explainer, FilterObjective, HeatmapMethod, UnitVisualizer
+
+
+class Objective(nn.Module):
+    taps = ("top",)
+
+    def attach(self, network, num_categories): ...
+
+    def loss_terms(self, activations, labels, logits, epoch): ...
+
+    def measurements(self): ...
+
+
+def test_a_contract_is_met_by_shape_not_by_inheritance():
+    assert isinstance(Objective(), FilterObjective)
+    assert isinstance(lambda network, images, target: images, HeatmapMethod)
+    assert isinstance(lambda network, target: target, UnitVisualizer)
+
+
+def test_an_incomplete_method_does_not_meet_it():
+    class Incomplete(nn.Module):
+        taps = ("top",)
+
+    assert not isinstance(Incomplete(), FilterObjective)
+    assert not isinstance(Objective(), Explainer)
