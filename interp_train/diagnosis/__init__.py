@@ -1,0 +1,1 @@
+"""Diagnosis: network and labelled samples -> evidence of what a decision rests on."""

@@ -1,0 +1,1 @@
+"""Heatmap methods: network, images, target -> where in each image the evidence lies."""
