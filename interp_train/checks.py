@@ -5,8 +5,10 @@ Each message names the argument, the rule, the value received and a way out.
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # the command line words its errors without waiting for torch
+    from torch import Tensor
 
 
 def closest(name: str, names: Iterable[str], count: int = 3) -> str:
@@ -64,7 +66,7 @@ def check_range(
         raise ValueError(f"`{argument}` must be {rule}, but got {value!r}.")
 
 
-def check_shape(argument: str, tensor: Tensor, shape: Sequence[int | str]) -> None:
+def check_shape(argument: str, tensor: "Tensor", shape: Sequence[int | str]) -> None:
     """Raise ValueError unless `tensor` has `shape`.
 
     Args:

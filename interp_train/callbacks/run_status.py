@@ -1,0 +1,28 @@
+"""Keep the numbers of the latest validation in the run's folder, whatever happens later."""
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from interp_train.atomic_files import write_json
+
+
+class RunStatus(Callback):
+    """Writes ``result.json``, flat, after each validation: every quantity but the training loss."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the quantities as they are after this validation."""
+        if trainer.sanity_checking:
+            return
+        self.metrics = {
+            key: float(value)
+            for key, value in trainer.callback_metrics.items()
+            if not key.startswith("loss/train")
+        }
+        if trainer.is_global_zero:
+            epoch = float(trainer.current_epoch)
+            folder = Path(trainer.default_root_dir)
+            write_json(folder / "result.json", {"epoch": epoch, **self.metrics})
