@@ -34,7 +34,7 @@ def slow_grad_cam(above, activations, unit, step=1e-6):
                 for sign in (1, -1):
                     moved = activations.clone()
                     moved[k, i, j] += sign * step
-                    scores.append(float(above(moved[None])[0, unit]))
+                    scores.append(above(moved[None])[0, unit].item())
                 weight += (scores[0] - scores[1]) / (2 * step) / (height * width)
         total += weight * activations[k]
     return total.clamp(min=0)
