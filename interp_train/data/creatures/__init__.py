@@ -1,0 +1,1 @@
+"""Drawing of articulated creatures on scenes, with exact ground truth."""
