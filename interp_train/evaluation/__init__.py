@@ -1,0 +1,1 @@
+"""Measures of interpretability: torchmetrics classes and the pure functions they apply."""

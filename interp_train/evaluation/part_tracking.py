@@ -1,0 +1,305 @@
+"""Part tracking: how much of a part's motion in the object's frame a filter follows.
+
+A measure of this package. Location instability cannot tell a filter that follows a part from one
+that sits in the centre; this one can. In the frame of the object's box (position relative to the
+box, divided by its width and height), with l the landmark of part k and e = (position of filter
+f) - l,
+
+    R2(f, k) = 1 - sum |e - mean e|^2 / sum |l - mean l|^2
+
+over the images where k is visible (several categories: images of the filter's category). 1 is a
+perfect tracker, 0 a position that is constant in the box frame, negative worse than that; a
+constant offset from the part costs nothing. A filter's part is the one with the largest R2 on the
+even ranks of the category's sorted sample ids; its score is that part's R2 on the odd ranks. A
+filter that is active (peak > 0) on less than 1 % of those images scores 0.
+
+What it cannot show: whether the filter fires *on* the part (a constant offset is free), or whether
+it stays silent where the part is hidden.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from interp_train.evaluation.part_scheme import (
+    PartScheme,
+    as_one_category,
+    boxed,
+    largest_mean_peak,
+    part_measures_missing,
+    part_scheme,
+)
+from interp_train.evaluation.peak_table import PeakMetric, PeakTable
+from interp_train.evaluation.position_baselines import measured_followers, position_baselines
+from interp_train.structures import DataInfo, LayerGeometry
+
+TRACKING_BOUND = 0.25  # R2 above which a filter counts as tracking its part
+ACTIVE_SHARE = 0.01  # share of images below which a filter counts as dead
+
+_CHUNK = 256  # filters at a time, which bounds the memory
+_LEAST_VARIANCE = 1e-9  # of a landmark in the box frame; below, it does not move
+
+
+class PartTrackingResult(NamedTuple):
+    """Part tracking of each filter.
+
+    Attributes:
+        scores: R2 of the filter's part on the scored half, ``(K,)``; 0 for a dead filter, NaN
+            where the filter's category has no landmarks.
+        parts: the filter's part, long ``(K,)``; -1 where it has none.
+        categories: the filter's category, long ``(K,)``.
+        active: share of the category's images with a peak > 0, ``(K,)``.
+        choice_r2: R2 with every part on the half that chooses, ``(K, P)``; NaN where the part
+            does not move or is visible in fewer than two images of either half.
+        score_r2: the same on the half that scores.
+    """
+
+    scores: Tensor
+    parts: Tensor
+    categories: Tensor
+    active: Tensor
+    choice_r2: Tensor
+    score_r2: Tensor
+
+
+def in_box_frame(points: Tensor, boxes: Tensor) -> Tensor:
+    """`points` ``(N, K, 2)`` relative to `boxes` ``(N, 4)``, which become [0, 1] x [0, 1]."""
+    corners = boxes[:, None, :2].double()
+    sides = boxes[:, None, 2:].double() - corners
+    return (points.double() - corners) / sides
+
+
+def tracking_r2(positions: Tensor, locations: Tensor) -> Tensor:
+    """R2 of every filter with every part.
+
+    Args:
+        positions: of the filters in the box frame, ``(N, K, 2)``.
+        locations: of the landmarks in the box frame, ``(N, P, 2)``; NaN where not visible.
+
+    Returns:
+        Float64 ``(K, P)``, 1 at best, unbounded below; NaN where a part is visible in fewer
+        than two images or does not move.
+    """
+    visible = locations.isfinite().all(-1).double()
+    count = visible.sum(0)
+    landmarks = torch.where(visible[..., None] > 0, locations.double(), 0)
+    landmarks = (landmarks - landmarks.sum(0) / count[:, None]) * visible[..., None]
+    total, square = landmarks.sum(0), landmarks.square().sum((0, 2))
+    variation = square - total.square().sum(-1) / count
+    moves = (count >= 2) & (variation > _LEAST_VARIANCE * count)
+    r2 = torch.cat(
+        [
+            1 - _error_variation(chunk, visible, landmarks, (total, square)) / variation
+            for chunk in torch.split(positions, _CHUNK, 1)
+        ]
+    )
+    return torch.where(moves, r2, torch.nan)
+
+
+def _error_variation(
+    positions: Tensor, visible: Tensor, landmarks: Tensor, sums: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Sum over images of |e - mean e|^2, ``(K, P)``, from moments: nothing is N x K x P large."""
+    # R2 ignores a shift; measured from the first image a constant filter gives exactly 0.
+    positions = positions.double() - positions[:1].double()
+    moved = torch.einsum("np,nkd->kpd", visible, positions)
+    moved_square = positions.square().sum(-1).T @ visible
+    cross = torch.einsum("npd,nkd->kp", landmarks, positions)
+    total, square = sums
+    mean_part = (moved - total).square().sum(-1) / visible.sum(0)
+    return square + moved_square - 2 * cross - mean_part
+
+
+def part_tracking(
+    table: PeakTable, *, num_categories: int = 1, categories: Tensor | None = None
+) -> PartTrackingResult:
+    """Part and score of each filter.
+
+    Args:
+        table: peaks, landmarks and boxes; images without a box and of the background do not
+            count.
+        num_categories: C.
+        categories: category of each filter, long ``(K,)``; None = the one with the largest
+            mean peak among those with landmarks.
+
+    Raises:
+        ValueError: if no category has a part that can be measured on both halves.
+    """
+    rows_of = [
+        (boxed(table) & (table.labels == category)).nonzero()[:, 0]
+        for category in range(num_categories)
+    ]
+    measurable = torch.stack([_measurable_parts(table, rows) for rows in rows_of])
+    if not measurable.any():
+        raise ValueError(
+            "`table` must show a moving part in at least two even and two odd images of one "
+            "category, but it does not. Add images with part annotations and boxes."
+        )
+    if categories is None:
+        categories = largest_mean_peak(table, measurable.any(1))
+    num_filters, num_parts = table.values.shape[1], table.part_locations.shape[1]
+    choice, score = torch.full((2, num_filters, num_parts), torch.nan, dtype=torch.float64)
+    active = torch.zeros(num_filters, dtype=torch.float64)
+    for category, rows in enumerate(rows_of):
+        filters = (categories == category).nonzero()[:, 0]
+        if len(filters) and measurable[category].any():
+            choice[filters] = _r2_on(table, rows[0::2], filters)
+            score[filters] = _r2_on(table, rows[1::2], filters)
+            active[filters] = (table.values[rows[:, None], filters] > 0).double().mean(0)
+    return _chosen(choice, score, categories, active)
+
+
+def _measurable_parts(table: PeakTable, rows: Tensor) -> Tensor:
+    """Parts that move on both halves of `rows`, bool ``(P,)``."""
+    still = torch.zeros(1, dtype=torch.long)  # any filter will do
+    halves = [_r2_on(table, rows[start::2], still)[0].isfinite() for start in (0, 1)]
+    return halves[0] & halves[1]
+
+
+def _r2_on(table: PeakTable, rows: Tensor, filters: Tensor) -> Tensor:
+    if len(rows) < 2:
+        return torch.full((len(filters), table.part_locations.shape[1]), torch.nan).double()
+    boxes = table.boxes[rows]
+    locations = in_box_frame(table.part_locations[rows], boxes)
+    return torch.cat(
+        [
+            tracking_r2(in_box_frame(table.positions[rows[:, None], some], boxes), locations)
+            for some in torch.split(filters, _CHUNK)
+        ]
+    )
+
+
+def _chosen(
+    choice: Tensor, score: Tensor, categories: Tensor, active: Tensor
+) -> PartTrackingResult:
+    both = choice.isfinite() & score.isfinite()
+    choice, score = (torch.where(both, r2, torch.nan) for r2 in (choice, score))
+    parts = choice.nan_to_num(-torch.inf).argmax(1)
+    measured = both.any(1)
+    scores = score.gather(1, parts[:, None])[:, 0]
+    scores = torch.where(measured & (active < ACTIVE_SHARE), 0, scores)
+    parts = torch.where(measured, parts, -1)
+    return PartTrackingResult(scores, parts, categories, active, choice, score)
+
+
+def best_filters(result: PartTrackingResult) -> tuple[Tensor, Tensor]:
+    """The live filter that follows each part best, and its score.
+
+    Returns:
+        Filter long ``(P,)`` (-1 where no live filter is measured with the part), chosen on one
+        half; its R2 on the other ``(P,)``, NaN where there is none.
+    """
+    live = result.active >= ACTIVE_SHARE
+    ranking = torch.where(live[:, None], result.choice_r2, torch.nan).nan_to_num(-torch.inf)
+    best = ranking.argmax(0)
+    found = ranking.amax(0) > -torch.inf
+    scores = result.score_r2.gather(0, best[None])[0]
+    return torch.where(found, best, -1), torch.where(found, scores, torch.nan)
+
+
+def tracking_filters(result: PartTrackingResult) -> Tensor:
+    """Filters whose score exceeds the bound of .25, bool ``(K,)``."""
+    return result.scores > TRACKING_BOUND
+
+
+def summary(result: PartTrackingResult, scheme: PartScheme) -> dict[str, Tensor]:
+    """The numbers of a layer.
+
+    Returns:
+        ``mean_r2``, ``share`` (of measured filters that track a part), ``coverage`` (share of
+        the measurable part groups that some filter tracks), ``distinct_parts`` (that some
+        filter tracks), ``dead_share``, and ``best_<part>`` (R2 of the best filter per part).
+    """
+    measured = result.scores.isfinite()
+    tracking = tracking_filters(result)
+    tracked = set(result.parts[tracking].tolist())
+    seen = set(result.score_r2.isfinite().any(0).nonzero()[:, 0].tolist())
+    groups = [set(parts) for parts in scheme.part_groups.values() if seen & set(parts)]
+    covered = sum(bool(tracked & parts) for parts in groups)
+    dead = (result.active < ACTIVE_SHARE) & measured
+    numbers = {
+        "mean_r2": result.scores[measured].mean(),
+        "share": tracking[measured].double().mean(),
+        "coverage": torch.tensor(covered / max(len(groups), 1)).double(),
+        "distinct_parts": torch.tensor(float(len(tracked))),
+        "dead_share": dead[measured].double().mean(),
+    }
+    for name, score in zip(scheme.part_names, best_filters(result)[1], strict=True):
+        if score.isfinite():
+            numbers[f"best_{name.replace(' ', '_')}"] = score
+    return numbers
+
+
+def baseline_scores(name: str, baseline: PeakTable, num_categories: int) -> dict[str, Tensor]:
+    """``mean_r2`` and ``share`` of a position baseline, over pseudo-filters and categories."""
+    kept = measured_followers(name, baseline, num_categories)
+    scores = torch.cat(
+        [
+            part_tracking(
+                baseline,
+                num_categories=num_categories,
+                categories=torch.full((baseline.values.shape[1],), category),
+            ).scores[kept[category]]
+            for category in range(num_categories)
+        ]
+    )
+    scores = scores[scores.isfinite()]
+    return {"mean_r2": scores.mean(), "share": (scores > TRACKING_BOUND).double().mean()}
+
+
+class PartTrackingMetric(PeakMetric):
+    """Part tracking of a layer's filters, beside its baselines.
+
+    Args:
+        geometry: receptive fields of the layer; None lets the cells tile the image evenly.
+        info: part names, groups and categories.
+        by_category: False treats all categories as one.
+        seed: of the random baseline.
+    """
+
+    def __init__(
+        self,
+        geometry: LayerGeometry | None = None,
+        info: DataInfo | None = None,
+        *,
+        by_category: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(geometry)
+        self.info, self.by_category, self.seed = info, by_category, seed
+        self.categories: Tensor | None = None  # of each filter, where an objective assigns them
+        self.result: PartTrackingResult | None = None
+        self.latest: PeakTable | None = None
+
+    def compute(self) -> dict[str, Tensor]:
+        """The numbers of `summary` as ``part_tracking_<number>``, and of the baselines.
+
+        Empty (see `missing`) without landmarks or boxes.
+        """
+        self.latest = table = self.table()
+        self.result, self.missing = None, part_measures_missing(table, boxes=True)
+        if self.missing:
+            return {}
+        scheme = part_scheme(table, self.info, self.by_category)
+        count = scheme.num_categories
+        table = table if count > 1 else as_one_category(table)
+        if not can_track(table, count):
+            self.missing = "a part that moves and is visible in two even and two odd images"
+            return {}
+        categories = self.categories if count > 1 else None
+        self.result = part_tracking(table, num_categories=count, categories=categories)
+        numbers = summary(self.result, scheme)
+        for name, baseline in position_baselines(table, self.frame(), self.seed).items():
+            for quantity, score in baseline_scores(name, baseline, count).items():
+                numbers[f"{quantity}_{name}"] = score
+        return {f"part_tracking_{quantity}": number for quantity, number in numbers.items()}
+
+
+def can_track(table: PeakTable, num_categories: int) -> bool:
+    """Whether some category has a part that can be measured on both halves."""
+    rows_of = (
+        (boxed(table) & (table.labels == category)).nonzero()[:, 0]
+        for category in range(num_categories)
+    )
+    return any(bool(_measurable_parts(table, rows).any()) for rows in rows_of)
