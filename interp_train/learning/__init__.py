@@ -1,0 +1,1 @@
+"""Methods that learn: batch -> named loss terms and new weights."""

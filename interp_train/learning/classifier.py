@@ -1,0 +1,250 @@
+"""A classifier that learns from image labels, and from any number of filter objectives."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from interp_train.backbones.backbone import Backbone
+from interp_train.checks import check_choice
+from interp_train.learning.category_accuracy import CategoryAccuracy
+from interp_train.learning.label_counts import LabelCounts, membership_of
+from interp_train.protocols import FilterObjective
+from interp_train.structures import BACKGROUND, Batch, DataInfo, StepOutputs
+from interp_train.systems import LearnedSystem
+
+
+@final
+class Classifier(LearnedSystem):
+    """Trains `network` with a classification loss and the terms of `objectives`.
+
+    The task loss is a mean over images: of the cross-entropy over categories (``"softmax"``),
+    or of the sum over categories of ``log(1 + exp(-y z))``, y = ±1 (``"logistic"``; one
+    category against the background, or each against the rest).
+
+    Logs ``loss/train/task`` and ``loss/train/<objective>/<term>``, what objectives watch as
+    ``loss/watched/<objective>/<quantity>``, ``accuracy/train``, and on the validation data
+    ``accuracy/top1``, ``accuracy/per_category_mean`` and ``loss/validation/<term>``.
+
+    Args:
+        network: built once by the caller; its readout is fitted to the number of categories.
+        data_info: names the categories.
+        objectives: name -> objective; they insert their layers here.
+        loss: ``"softmax"`` or ``"logistic"``.
+        background: whether `predict` may answer `BACKGROUND`; None means: only if there is
+            one category. Needs the logistic loss.
+        balance: weight images inversely to the share of their category so far (softmax), or
+            positives and negatives of a category equally (logistic).
+        head: partial of a head, called with ``in_channels``, ``num_outputs`` and ``in_size``;
+            None keeps the network's own classifier, with as many outputs as categories.
+        optimizer: partial of a torch optimiser with an ``lr``; called with the network's
+            parameter groups.
+        scheduler: partial of a torch scheduler, called with the optimiser; None for a constant
+            learning rate.
+        scheduler_interval: whether the scheduler steps per ``"epoch"`` or per ``"step"``.
+        compile: whether training and validation run a compiled network.
+
+    Raises:
+        ValueError: for an unknown loss or interval, or a softmax with a background or with one
+            category.
+    """
+
+    def __init__(
+        self,
+        network: Backbone,
+        data_info: DataInfo,
+        objectives: Mapping[str, FilterObjective] | None = None,
+        *,
+        loss: str = "softmax",
+        background: bool | None = None,
+        balance: bool = False,
+        head: Callable[..., nn.Module] | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., Any] | None = None,
+        scheduler_interval: str = "epoch",
+        compile: bool = False,
+    ) -> None:
+        super().__init__(network, data_info)
+        check_choice("loss", loss, ("softmax", "logistic"))
+        check_choice("scheduler_interval", scheduler_interval, ("epoch", "step"))
+        self.num_categories = len(data_info.class_names)
+        self.loss, self.balance = loss, balance
+        self.background = self.num_categories == 1 if background is None else background
+        self._check_softmax()
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.scheduler_interval = scheduler_interval
+        self._attach(head, objectives or {})
+        self.label_counts = LabelCounts(self.num_categories)
+        self.train_accuracy = CategoryAccuracy(self.num_categories)
+        self.validation_accuracy = CategoryAccuracy(self.num_categories)
+        if compile:
+            # The bound method: as a module it would double every key of the state dict.
+            compiled: Any = torch.compile(network)
+            self.compiled_forward = compiled.__call__
+
+    def _check_softmax(self) -> None:
+        if self.loss == "softmax" and (self.num_categories == 1 or self.background):
+            raise ValueError(
+                f"`loss` must be 'logistic' for one category or with a background, but got "
+                f"'softmax' with {self.num_categories} categories. Set loss=logistic."
+            )
+
+    def _attach(
+        self, head: Callable[..., nn.Module] | None, objectives: Mapping[str, FilterObjective]
+    ) -> None:
+        """Head first: objectives tap its layers."""
+        if head is None:
+            self.network.resize_classifier(self.num_categories)
+        else:
+            channels, *size = self.network.feature_shape(self.data_info.image_size)
+            made = head(in_channels=channels, num_outputs=self.num_categories, in_size=tuple(size))
+            self.network.attach_head(made)
+        self.objectives = nn.ModuleDict()
+        for name, objective in objectives.items():
+            if not isinstance(objective, nn.Module) or not isinstance(objective, FilterObjective):
+                raise TypeError(
+                    f"`objectives[{name!r}]` must be an nn.Module with taps, attach, loss_terms "
+                    f"and measurements, but got {type(objective).__name__}."
+                )
+            objective.attach(self.network, self.num_categories)
+            self.objectives[name] = objective
+            self.request_layers(objective.taps)
+
+    def loss_terms(self, outputs: StepOutputs, batch: Batch) -> dict[str, Tensor]:
+        """``task``, and ``<objective>/<term>``."""
+        check_labels(batch.labels, self.num_categories, self.loss)
+        epoch = self.current_epoch + 1
+        terms = {"task": self.task_loss(outputs.logits.float(), batch.labels)}
+        for name, objective in self._named_objectives():
+            found = objective.loss_terms(outputs.activations, batch.labels, outputs.logits, epoch)
+            terms.update({f"{name}/{term}": value for term, value in found.items()})
+        return terms
+
+    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over images of the classification loss; logits ``(N, C)``."""
+        if self.balance and self.training:
+            self.label_counts.update(labels)
+        shares = self.label_counts.shares().to(logits.dtype).clamp(min=1e-6)
+        if self.loss == "softmax":
+            weights = 1 / (self.num_categories * shares) if self.balance else None
+            losses = nn.functional.cross_entropy(logits, labels, weights, reduction="none")
+            return losses.mean()
+        targets = membership_of(labels, self.num_categories, logits)
+        weights = None
+        if self.balance:
+            others = (1 - shares).clamp(min=1e-6)
+            weights = targets * 0.5 / shares + (1 - targets) * 0.5 / others
+        losses = nn.functional.binary_cross_entropy_with_logits(
+            logits, targets, weights, reduction="none"
+        )
+        return losses.sum(1).mean()
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """Label of each image, category index or `BACKGROUND`, ``(N, C)`` -> ``(N,)``."""
+        largest, labels = logits.max(1)
+        return torch.where(largest > 0, labels, BACKGROUND) if self.background else labels
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """See `LearnedSystem`; also counts the right answers and logs what objectives watch."""
+        outputs = self.run(batch)
+        terms = self.loss_terms(outputs, batch)
+        self.train_accuracy.update(self.predict(outputs.logits.detach()), batch.labels)
+        self.log_dict({f"loss/train/{name}": term.detach() for name, term in terms.items()})
+        self._log_measurements()
+        return torch.stack(tuple(terms.values())).sum()
+
+    def validation_step(  # type: ignore[override]  # callbacks read the outputs
+        self, batch: Batch, batch_idx: int
+    ) -> StepOutputs:
+        """See `LearnedSystem`; also counts the right answers."""
+        outputs = super().validation_step(batch, batch_idx)
+        self.validation_accuracy.update(self.predict(outputs.logits), batch.labels)
+        losses = {f"loss/validation/{name}": term for name, term in outputs.loss_terms.items()}
+        self.log_dict(losses, sync_dist=True, batch_size=len(batch.labels))
+        return outputs
+
+    def test_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int
+    ) -> StepOutputs:
+        """A test is a validation on other data."""
+        return self.validation_step(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the accuracy on the training batches, under augmentation and dropout."""
+        self.log("accuracy/train", self.train_accuracy.compute()["top1"])
+        self.train_accuracy.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracies on the validation data."""
+        accuracies = self.validation_accuracy.compute()
+        self.log_dict({f"accuracy/{name}": value for name, value in accuracies.items()})
+        self.validation_accuracy.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the accuracies on the test data."""
+        self.on_validation_epoch_end()
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Check the labels while they are still on the CPU, where reading them costs nothing."""
+        check_labels(batch.labels, self.num_categories, self.loss)
+        return batch
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser over the network's groups and the objectives' parameters; scheduler."""
+        rate = getattr(self.make_optimizer, "keywords", {}).get("lr")
+        if rate is None:
+            raise ValueError(
+                f"`optimizer` must be a partial with a learning rate, but got "
+                f"{self.make_optimizer!r}. Use functools.partial(torch.optim.Adam, lr=1e-3)."
+            )
+        groups = self.network.parameter_groups(rate)
+        own = [parameter for parameter in self.objectives.parameters() if parameter.requires_grad]
+        if own:
+            groups.append({"params": own, "lr": rate, "name": "objectives"})
+        optimizer = self.make_optimizer(groups)
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer)
+        interval = self.scheduler_interval
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": interval},
+        }
+
+    def _named_objectives(self) -> list[tuple[str, FilterObjective]]:
+        pairs = self.objectives.items()
+        return [(name, made) for name, made in pairs if isinstance(made, FilterObjective)]
+
+    def _log_measurements(self) -> None:
+        """Only on steps that Lightning logs, because measuring costs time."""
+        every: int = getattr(self.trainer, "log_every_n_steps", 1)
+        if every < 1 or (self.global_step + 1) % every:
+            return
+        for name, objective in self._named_objectives():
+            found = objective.measurements()
+            self.log_dict({f"loss/watched/{name}/{key}": value for key, value in found.items()})
+
+
+def check_labels(labels: Tensor, num_categories: int, loss: str) -> None:
+    """Raise ValueError for labels that the loss cannot take; labels on a device are not read.
+
+    Args:
+        labels: category index or `BACKGROUND`, ``(N,)``.
+        num_categories: C.
+        loss: ``"softmax"`` takes no background.
+    """
+    if labels.device.type != "cpu" or not labels.numel():
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < BACKGROUND or high >= num_categories:
+        raise ValueError(
+            f"`labels` must be category indices below {num_categories}, or {BACKGROUND} for the "
+            f"background, but got values from {low} to {high}."
+        )
+    if low == BACKGROUND and loss == "softmax":
+        raise ValueError(
+            f"`labels` must be category indices for loss='softmax', but some images are "
+            f"background ({BACKGROUND}). Set loss=logistic, or leave background images out of "
+            f"the data."
+        )
