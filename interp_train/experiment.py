@@ -30,7 +30,7 @@ from interp_train.run_folder import RunRecord, claim_folder, create_run_folder, 
 from interp_train.run_log import logged_to
 from interp_train.stopwatch import stopwatch_of
 from interp_train.systems import LearnedSystem, build_system
-from interp_train.targets import build, build_entries, locate
+from interp_train.targets import build, locate
 
 log = logging.getLogger(__name__)
 
@@ -254,10 +254,9 @@ def enable_cache(config: Mapping[str, Any], data: Any, system: LearnedSystem) ->
 
 def build_trainer(config: Mapping[str, Any], folder: Path, checkpoint: Path | None) -> Trainer:
     """The trainer with its callbacks and loggers."""
-    heatmaps = build_entries(config["heatmaps"], "heatmaps")
     callbacks: list[Callback] = [
         EpochSeed(config["seed"]),
-        *build_offered(config["callbacks"], "callbacks", heatmaps=heatmaps),
+        *build_offered(config["callbacks"], "callbacks"),
         RunStatus(),
         Checkpoints(config["monitor"]["quantity"], config["monitor"]["mode"]),
     ]

@@ -4,21 +4,13 @@ Hydra composes and orders the jobs (grids, or a sweeper plug-in); each job then 
 command with that job's overrides. A failed job is recorded and the sweep goes on.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from interp_train.atomic_files import read_json
 from interp_train.run_folder import create_run_folder, read_status
-
-# What a process of a distributed run finds in its environment; a new run must not inherit it.
-_PROCESS_VARIABLES = (
-    "LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "INTERP_TRAIN_RUN_FOLDER",
-)  # fmt: skip
+from interp_train.run_processes import child_command, child_environment, ended, quoted, started
 
 
 class JobError(RuntimeError):
@@ -26,23 +18,11 @@ class JobError(RuntimeError):
 
 
 class Job(NamedTuple):
-    """What became of one job."""
+    """What became of one job; `folder` is None for a verb without a run folder."""
 
     overrides: list[str]
-    folder: Path
+    folder: Path | None
     status: str
-    value: float | None
-
-
-def child_environment() -> dict[str, str]:
-    """This process's environment for a run that is not part of it."""
-    return {key: value for key, value in os.environ.items() if key not in _PROCESS_VARIABLES}
-
-
-def child_command(verb: str, overrides: Sequence[str], trusted: Sequence[str] = ()) -> list[str]:
-    """The command line of one run in a new process."""
-    trust = [word for package in trusted for word in ("--trust", package)]
-    return [sys.executable, "-m", "interp_train.cli", verb, *trust, *overrides]
 
 
 class Sweep:
@@ -62,35 +42,30 @@ class Sweep:
         """Run one job; returns the value of the monitored quantity, for a sweeper.
 
         Raises:
-            JobError: if the job's process did; Hydra goes on with the next job.
+            JobError: if the job's process failed; Hydra goes on with the next job.
         """
-        print(f"job {len(self.jobs)}: {' '.join(overrides) or 'no overrides'}", flush=True)
-        folder = Path()
-        place: list[str] = []
-        if "folder" in config and config.get("resume") is None:
-            folder = create_run_folder(
-                Path(config["output_dir"]), str(config["name"]), int(config["seed"])
-            )
-            place = [f"folder='{folder}'"]
+        number = len(self.jobs)
+        print(f"job {number}: {' '.join(overrides) or 'no overrides'}", flush=True)
+        folder = None
+        if "folder" in config and not config.get("resume"):
+            output_dir, name = Path(config["output_dir"]), str(config["name"])
+            folder = create_run_folder(output_dir, name, int(config["seed"]))
+        place = [quoted("folder", folder)] if folder else []
         command = child_command(self.verb, [*overrides, *place], self.trusted)
-        process = subprocess.Popen(command, env=child_environment())
+        process = started(command, env=child_environment())
         try:
             code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-        monitor = config.get("monitor") or {}
-        value = read_json(folder / "result.json").get(monitor.get("quantity"))
-        status = str(read_status(folder).get("status", "failed")) if place else "finished"
-        status = "failed" if code and status == "finished" else status
-        self.jobs.append(Job(overrides, folder, status, value))
+        finally:
+            ended([process])
+        status = str(read_status(folder).get("status", "failed")) if folder else ""
+        self.jobs.append(Job(overrides, folder, "failed" if code else status or "finished"))
         if code:
-            raise JobError(f"job {len(self.jobs) - 1} ({' '.join(overrides)}): exit code {code}")
-        return value
+            raise JobError(f"Job {number} ({' '.join(overrides)}) failed with exit code {code}.")
+        quantity = (config.get("monitor") or {}).get("quantity")
+        return read_json(folder / "result.json").get(quantity) if folder else None
 
     def conclude(self) -> int:
         """Print what became of the jobs; returns the exit code: 1 if any failed."""
         for number, job in enumerate(self.jobs):
-            print(f"job {number}: {job.status}  {' '.join(job.overrides)}  {job.folder}")
+            print(f"job {number}: {job.status}  {' '.join(job.overrides)}  {job.folder or ''}")
         return int(any(job.status != "finished" for job in self.jobs))

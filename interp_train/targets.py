@@ -23,6 +23,7 @@ _TRUSTED = [
     "torchvision.transforms",
     "lightning.pytorch",
 ]
+_BUILT_IN = tuple(_TRUSTED)
 
 
 def trust(package: str) -> None:
@@ -34,6 +35,11 @@ def trust(package: str) -> None:
 def trusted_packages() -> tuple[str, ...]:
     """The dotted prefixes that configurations may name."""
     return tuple(_TRUSTED)
+
+
+def added_packages() -> tuple[str, ...]:
+    """The prefixes that `trust` added, for a run in another process."""
+    return tuple(package for package in _TRUSTED if package not in _BUILT_IN)
 
 
 def locate(path: str) -> Any:

@@ -7,7 +7,7 @@ resumed run equals one that was never interrupted.
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -16,6 +16,7 @@ from interp_train.atomic_files import replace_by_copy
 from interp_train.checks import check_choice, closest
 
 
+@final
 class Checkpoints(Checkpoint):
     """Writes ``checkpoints/last.ckpt`` and ``checkpoints/best.ckpt`` below the trainer's root.
 

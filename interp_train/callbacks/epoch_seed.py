@@ -5,13 +5,14 @@ interruption, and a callback that draws random numbers does not change the train
 """
 
 import random
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
+@final
 class EpochSeed(Callback):
     """Seeds torch, NumPy and Python from (seed, epoch, process) before an epoch's first batch.
 

@@ -1,6 +1,6 @@
 """Stop a run whose loss is not a finite number, before it overwrites its last checkpoint."""
 
-from typing import Any
+from typing import Any, final
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,6 +11,7 @@ from interp_train.checks import check_range
 _PREFIX = "loss/train/"
 
 
+@final
 class FiniteLoss(Callback):
     """Raises when the training loss was NaN or infinite, naming the terms that were so first.
 

@@ -1,7 +1,7 @@
 """Record what the network said about every validation image, for paired comparisons of runs."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from interp_train.stopwatch import stopwatch_of
 from interp_train.structures import BACKGROUND, Batch, StepOutputs
 
 
+@final
 class Predictions(Callback):
     """Writes ``measures/predictions.npz`` after each validation, merged over processes.
 
@@ -41,7 +42,9 @@ class Predictions(Callback):
             return
         with stopwatch_of(trainer).measure("predictions"):
             loss = str(getattr(pl_module, "loss", "softmax"))
-            predictions, confidences = predict(outputs.logits.detach().float(), loss)
+            background = getattr(pl_module, "background", None)
+            logits = outputs.logits.detach().float()
+            predictions, confidences = predict(logits, loss, background)
             self._parts.append((batch.sample_ids, batch.labels, predictions, confidences))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,23 +64,24 @@ class Predictions(Callback):
         self._parts = []
 
 
-def predict(logits: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+def predict(logits: Tensor, loss: str, background: bool | None = None) -> tuple[Tensor, Tensor]:
     """Predicted category and its probability.
 
     Args:
         logits: ``(N, C)``.
-        loss: ``"logistic"`` (each category against the rest; `BACKGROUND` where none reaches
-            one half) or ``"softmax"``.
+        loss: ``"logistic"`` (each category against the rest) or ``"softmax"``.
+        background: whether the answer is `BACKGROUND` where no category reaches one half; None
+            means: with the logistic loss.
 
     Returns:
-        Long ``(N,)`` and float ``(N,)``. For `BACKGROUND` the probability that no category is
-        present by the largest logit.
+        Long ``(N,)`` and float ``(N,)``. For `BACKGROUND` the probability, by the largest logit,
+        that no category is present.
     """
-    if loss != "logistic":
-        best = logits.softmax(1).max(1)
+    logistic = loss == "logistic"
+    best = (logits.sigmoid() if logistic else logits.softmax(1)).max(1)
+    if not (logistic if background is None else background):
         return best.indices, best.values
-    best = logits.sigmoid().max(1)
-    present = best.values >= 0.5
+    present = logits.amax(1) > 0
     predictions = torch.where(present, best.indices, BACKGROUND)
     return predictions, torch.where(present, best.values, 1 - best.values)
 

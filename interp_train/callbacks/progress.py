@@ -8,7 +8,7 @@ import fnmatch
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.progress import Progress as RichProgress
 from interp_train.stopwatch import stopwatch_of
 
 
+@final
 class Progress(Callback):
     """Shows epoch, step, loss, chosen quantities and the time to the end.
 

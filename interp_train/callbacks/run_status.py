@@ -1,12 +1,14 @@
 """Keep the numbers of the latest validation in the run's folder, whatever happens later."""
 
 from pathlib import Path
+from typing import final
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from interp_train.atomic_files import write_json
 
 
+@final
 class RunStatus(Callback):
     """Writes ``result.json``, flat, after each validation: every quantity but the training loss."""
 

@@ -1,0 +1,108 @@
+"""Measure a trained network: one validation with all measures, in a folder of its own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from interp_train.atomic_files import read_json
+from interp_train.callbacks.run_status import RunStatus
+from interp_train.checks import check_name
+from interp_train.experiment import (
+    DEFAULTS,
+    RunResult,
+    beside_main_process,
+    build_data,
+    build_offered,
+    recorded_run,
+    write_report,
+)
+from interp_train.stopwatch import stopwatch_of
+from interp_train.systems import checkpoint_path, load_system
+from interp_train.targets import build
+
+
+def evaluate_command(config: Mapping[str, Any]) -> int:
+    """The verb `evaluate`."""
+    result = evaluate(config)
+    if not beside_main_process():
+        print_metrics(result.metrics)
+        print(f"evaluation folder: {result.folder}")
+    return 0
+
+
+def evaluate(config: Mapping[str, Any]) -> RunResult:
+    """Validate the network of a run folder or checkpoint, with the callbacks of `config`.
+
+    Args:
+        config: plain values as `conf/evaluate.yaml` composes them: `path`, `checkpoint`,
+            `data` (what differs from the data of the run, or another data set with its
+            `_target_`), `callbacks`, `trainer` and the places of the output.
+
+    Raises:
+        FileNotFoundError: if `path` leads to no checkpoint.
+        ValueError: for a bad configuration.
+    """
+    defaults = {"name": "evaluate", "checkpoint": "best", "data": {}, "logger": {}, "report": False}
+    config = {**DEFAULTS, **defaults, **config}
+    file = chosen_checkpoint(Path(config["path"]), config["checkpoint"])
+    with recorded_run({**config, "resume": None}) as record:
+        system = load_system(file)
+        data = build_data(evaluated_data(system.config["data"], config["data"] or {}))
+        status = RunStatus()
+        trainer = build(
+            config["trainer"],
+            "trainer",
+            callbacks=[*build_offered(config["callbacks"], "callbacks"), status],
+            logger=build_offered(config["logger"], "logger", folder=record.folder) or False,
+            default_root_dir=str(record.folder),
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+        )
+        trainer.validate(system, datamodule=data, verbose=False)
+        if not beside_main_process():
+            record.update(
+                checkpoint=str(file),
+                data_fingerprint=data.info.fingerprint,
+                data_licence=data.info.licence,
+                cost=dict(stopwatch_of(trainer).seconds),
+            )
+            if config["report"]:
+                write_report(record.folder)
+    return RunResult(record.folder, "finished", read_json(record.folder / "result.json"))
+
+
+def chosen_checkpoint(path: Path, which: str) -> Path:
+    """The checkpoint file of `path`: itself, or the last or best of a run folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    named = path / "checkpoints" / f"{which}.ckpt"
+    if path.is_dir() and which != "best" and not named.is_file():
+        raise FileNotFoundError(f"`checkpoint` must be 'best' or 'last', but {named} is missing.")
+    return named if named.is_file() else checkpoint_path(path)
+
+
+def evaluated_data(trained: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The data node of a run with some keys changed, or another data set altogether.
+
+    Raises:
+        ValueError: for a key that the run's data does not have.
+    """
+    if "_target_" in changes:
+        return dict(changes)
+    for key in changes:
+        check_name(f"data.{key}", key, trained, "a key of the run's data")
+    return {**trained, **changes}
+
+
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    """Print quantities and values as a table."""
+    table = Table("quantity", "value")
+    for key, value in sorted(metrics.items()):
+        if key != "epoch":
+            table.add_row(key, f"{value:.4f}")
+    Console().print(table)
