@@ -92,8 +92,10 @@ def resolve(module, name):
                     origin = f"{node.module}.{alias.name}"
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                if (alias.asname or alias.name) == first:
+                if alias.asname == first:
                     origin = alias.name
+                elif alias.asname is None and alias.name.split(".")[0] == first:
+                    origin = first
     return f"{origin}.{rest}" if rest else origin
 
 
