@@ -268,14 +268,16 @@ def instability_scores(
         for part in parts:
             rows = ((labels == category) & visible_parts(table)[:, part]).nonzero()[:, 0]
             if len(rows) >= 2:
-                deviation = _resampled_deviation(table, rows, filters, part, counts[:, rows], top)
+                deviation = _resampled_deviation(
+                    table, rows, filters, part, counts[:, rows], top=top
+                )
                 total[:, filters] += deviation.nan_to_num(0)
                 seen[:, filters] += deviation.isfinite()
     return {"location_instability": (total / seen).nanmean(1) / diagonal}
 
 
 def _resampled_deviation(
-    table: PeakTable, rows: Tensor, filters: Tensor, part: int, counts: Tensor, top: int
+    table: PeakTable, rows: Tensor, filters: Tensor, part: int, counts: Tensor, *, top: int
 ) -> Tensor:
     """Standard deviation of the distance to a landmark, ``(B, len(filters))``."""
     values = table.values[rows[:, None], filters]

@@ -107,7 +107,7 @@ def _deviation(positions: Tensor, values: Tensor, landmark: Tensor, top: int | N
         return torch.full((values.shape[1],), torch.nan, dtype=torch.float64)
     rows = highest_rows(values, min(top or len(values), len(values)))
     chosen = positions.gather(0, rows[..., None].expand(-1, -1, 2)).double()
-    distances = torch.linalg.vector_norm(chosen - landmark[rows], dim=-1)
+    distances: Tensor = torch.linalg.vector_norm(chosen - landmark[rows], dim=-1)
     return distances.std(0)
 
 

@@ -202,7 +202,8 @@ class PeakConsistencyMetric(Metric):
         return {"peak_consistency": self.result.mean(), **means}
 
     def _kinds(self) -> list[str]:
-        return list(dict.fromkeys(motion.kind for motion in self.motions))
+        used = torch.unique(joined(self.motion_ids)).tolist()
+        return list(dict.fromkeys(self.motions[index].kind for index in used))
 
     def _of_kind(self, kind: str, frame: MapFrame) -> tuple[Tensor, Tensor, Tensor]:
         """Consistency, random chance and consistency with other images, ``(K,)`` each."""

@@ -61,8 +61,9 @@ class MapFrame(NamedTuple):
     @classmethod
     def from_numbers(cls, numbers: Tensor) -> "MapFrame":
         """The inverse of `as_numbers`."""
-        sizes, geometry = numbers[:4].int().tolist(), numbers[4:].tolist()
-        return cls(*sizes, LayerGeometry(*geometry))
+        height, width, image_height, image_width = map(int, numbers[:4].tolist())
+        geometry = LayerGeometry(*numbers[4:].tolist())
+        return cls(height, width, image_height, image_width, geometry)
 
     def diagonal(self) -> float:
         """Diagonal of the network's input, in pixels."""
