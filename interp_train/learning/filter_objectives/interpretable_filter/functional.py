@@ -252,13 +252,13 @@ def slope_targets(match: Tensor, spread: Tensor, positive: Tensor, across: bool 
         across: see the module.
 
     Returns:
-        ``(K,)``; NaN where no positive image matches.
+        ``(K,)``; NaN for a filter without positive images, or whose matches cancel.
     """
     match = torch.where(positive, match, 0.0)
     sums = torch.stack([(match * spread).sum(0), match.sum(0)])
     sums = sum_over_processes(sums) if across else sums
-    targets = (3 * sums[1] / sums[0].clamp(min=_TINY)).clamp(1.5, 3.0)
-    return torch.where(sums[1] > _TINY, targets, torch.nan)
+    targets = (3 * sums[1] / sums[0]).clamp(1.5, 3.0)  # matches may be negative
+    return torch.where(sums[1].abs() > _TINY, targets, torch.nan)
 
 
 def effective_images(gradient: Tensor) -> Tensor:

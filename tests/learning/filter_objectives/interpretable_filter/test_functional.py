@@ -237,9 +237,7 @@ def test_released_gradient_agrees_with_the_programme(maps, weights):
     positive = positive.bool()
     size = (SIDE, SIDE)
     centres = functional.centroid_centre(maps)
-    templates = functional.template_maps(
-        centres, functional.learned_declines(slopes, size), size
-    )
+    templates = functional.template_maps(centres, functional.learned_declines(slopes, size), size)
     gradient = functional.released_gradient(
         maps,
         templates,
