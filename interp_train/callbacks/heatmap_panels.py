@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from interp_train.activations import gradients_enabled
 from interp_train.callbacks.figure_writer import FigureCallback
+from interp_train.callbacks.layer_metrics import measures_now
 from interp_train.callbacks.pinned_images import (
     ToBatch,
     as_bytes,
     class_names_of,
-    is_due,
     network_of,
     pinned_images,
     pixels_of,
@@ -39,7 +39,7 @@ class HeatmapPanels(FigureCallback):
         methods: name -> heatmap method; None entries are left out.
         num_images: how many images.
         indices: their places in the validation set; None spreads them evenly.
-        every_n_epochs: draws in every n-th epoch of a fit, and in every `validate`.
+        every_n_epochs: draws in every n-th epoch of a fit, in its last, and in every `validate`.
         to_batch: turns a foreign batch into an `ImageBatch`; None if batches are ours.
     """
 
@@ -63,7 +63,9 @@ class HeatmapPanels(FigureCallback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw each method's panel."""
-        if not (trainer.is_global_zero and self.methods and is_due(trainer, self.every_n_epochs)):
+        if not (
+            trainer.is_global_zero and self.methods and measures_now(trainer, self.every_n_epochs)
+        ):
             return
         with stopwatch_of(trainer).measure("heatmaps"):
             batch = self._images(trainer)

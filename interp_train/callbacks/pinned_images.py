@@ -17,6 +17,7 @@ from interp_train.activations import unwrapped
 from interp_train.checks import check_range
 from interp_train.figures import rescaled, unnormalised
 from interp_train.structures import BACKGROUND, Batch
+from interp_train.systems import LearnedSystem
 
 ToBatch = Callable[[Any], Batch]
 
@@ -55,9 +56,22 @@ def loaded_images(trainer: Trainer, indices: Sequence[int], to_batch: ToBatch | 
     loader = validation_loader(trainer)
     for index in indices:
         check_range("indices", index, 0, len(loader.dataset) - 1)
-    batch = loader.collate_fn([loader.dataset[index] for index in indices])
+    fetch = getattr(loader.dataset, "__getitems__", None)  # as a DataLoader does
+    items = fetch(list(indices)) if fetch else [loader.dataset[index] for index in indices]
+    batch = loader.collate_fn(items)
     made: Batch = to_batch(batch) if to_batch is not None else batch
     return made
+
+
+def batch_places(trainer: Trainer) -> list[list[int]]:
+    """Places in the validation set of the images of each batch of this process.
+
+    The global random state is left as it was, should the sampler draw from it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return [
+            [int(place) for place in batch] for batch in validation_loader(trainer).batch_sampler
+        ]
 
 
 def pinned_images(
@@ -84,8 +98,7 @@ def pinned_images(
 
 def network_of(module: LightningModule) -> nn.Module:
     """The network of a learning system, or the module itself if it is no `LearnedSystem`."""
-    network = getattr(module, "network", None)
-    return unwrapped(network if isinstance(network, nn.Module) else module)
+    return unwrapped(module.network if isinstance(module, LearnedSystem) else module)
 
 
 def pixels_of(module: LightningModule, images: Tensor) -> Tensor:
@@ -103,14 +116,6 @@ def class_names_of(module: LightningModule, number: int) -> tuple[str, ...]:
     """Names of the categories, or their numbers where the module does not know them."""
     info = getattr(module, "data_info", None)
     return info.class_names if info is not None else tuple(map(str, range(number)))
-
-
-def is_due(trainer: Trainer, every_n_epochs: int) -> bool:
-    """Whether pictures are drawn in this validation: not in the sanity check, else in turn."""
-    if trainer.sanity_checking:
-        return False
-    fitting = trainer.state.fn == "fit"
-    return not fitting or trainer.current_epoch % every_n_epochs == 0
 
 
 def save_record(trainer: Trainer, name: str, **arrays: Any) -> Path:

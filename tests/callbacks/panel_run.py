@@ -28,7 +28,7 @@ class BlobImages(Dataset):
             images=blob.expand(3, -1, -1) * 2 - 1,
             labels=torch.tensor(-1 if is_background else index % 2),
             sample_ids=torch.tensor(1000 + index),
-            boxes=torch.tensor([x - 6, y - 6, x + 6, y + 6]),
+            boxes=torch.tensor([0.0, 0.0, self.size - 1.0, self.size - 1.0]),
             prefix_activations=nowhere,
             part_locations=torch.tensor([[x, y], [x + 3, y]]),
             part_boxes=torch.full((2, 4), torch.nan),
