@@ -11,9 +11,10 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from interp_train.backbones.chains import is_pooling, opened
+from interp_train.backbones.chains import opened
 from interp_train.backbones.parameter_groups import parameter_groups
 from interp_train.backbones.readout import pooled_linear, resize_last_linear
+from interp_train.backbones.tap_aliases import aliases_by_stride
 from interp_train.checks import check_name, check_range, closest
 from interp_train.layer_geometry import (
     LayerTrace,
@@ -40,6 +41,7 @@ class Backbone(nn.Module):
         readout: dotted names of the steps from the last map to the logits; empty without a
             classifier.
         prefix: dotted name of the last frozen step, or None.
+        has_head: whether a head stands in the place of the readout.
 
     Args:
         chain: ordered steps, dotted name -> module.
@@ -77,30 +79,27 @@ class Backbone(nn.Module):
         self.learning_rates = dict(learning_rates or {})
         for prefix, multiplier in self.learning_rates.items():
             check_range(f"learning_rates[{prefix!r}]", multiplier, low=0)
-        wanted = dict(taps or {})
-        steps = dict(chain)
-        for step in (cut, freeze):
-            steps = opened(steps, wanted.get(step, step) if step else "")
-        if isinstance(classifier, nn.Module):
-            classifier = {"classifier": classifier}
         self.chain: tuple[str, ...] = ()
         self.readout: tuple[str, ...] = ()
         self.prefix: str | None = None
+        self.has_head = False
         self.taps: dict[str, str] = {}
         self._traces: dict[str, LayerTrace] = {}
         self._geometries: dict[str, LayerGeometry] = {}
+        steps, wanted = dict(chain), dict(taps or {})
+        for step in (cut, freeze):
+            steps = opened(steps, wanted.get(step, step) if step else "")
         self._register(steps)
         self.chain = tuple(steps)
+        if isinstance(classifier, nn.Module):
+            classifier = {"classifier": classifier}
+        if cut is None:
+            self._register(classifier or {})
+            self.readout = tuple(classifier or ())
         self._trace()
-        names = [name for name, _ in self.named_modules()]
-        for alias, name in wanted.items():
-            check_name(f"taps[{alias!r}]", name, names, "a module of the network")
-        self.taps = self._automatic_taps() | wanted
+        self._publish(wanted)
         if cut is not None:
             self._cut(self._step_of("cut", cut), wanted)
-        elif classifier is not None:
-            self._register(classifier)
-            self.readout = tuple(classifier)
         if freeze is not None:
             self._freeze(self._step_of("freeze", freeze))
 
@@ -121,7 +120,7 @@ class Backbone(nn.Module):
             ValueError: if the network has neither classifier nor head.
         """
         activations = self._run(activations, self.chain[len(self.prefix_steps) :])
-        if "head" in self._modules:
+        if self.has_head:
             logits: Tensor = self.head(activations)
             return logits
         if not self.readout:
@@ -208,15 +207,23 @@ class Backbone(nn.Module):
         Raises:
             ValueError: if a step of the chain is already called ``head``.
         """
+        if not self.chain:
+            raise ValueError(
+                "`head` must follow a chain of steps, but the network is one single step. Make its "
+                "forward method a plain sequence of modules, or write the head into it."
+            )
         if any(step.split(".")[0] == "head" for step in self.chain):
             raise ValueError(
                 "`head` must not replace a step of the chain, but a step is called 'head'. Cut it "
                 "off with `cut`, or rename the module."
             )
-        self._drop_readout()
+        for name in self.readout:
+            self._delete(name)
+        self.readout = ()
         for alias in [key for key, name in self.taps.items() if name.startswith("head.")]:
             del self.taps[alias]
         self.head = head
+        self.has_head = True
         own: Mapping[str, str] = getattr(head, "taps", {})
         self.taps["last"] = self.taps["top"]
         self.taps.update({alias: f"head.{name}" for alias, name in own.items()})
@@ -233,7 +240,7 @@ class Backbone(nn.Module):
             ValueError: if a head is attached, or the classifier has no linear layer.
         """
         check_range("num_outputs", num_outputs, low=1)
-        if "head" in self._modules:
+        if self.has_head:
             raise ValueError(
                 "`resize_classifier` must be called on a network without a head, but one is "
                 "attached. Attach another head with `num_outputs` outputs instead."
@@ -334,8 +341,7 @@ class Backbone(nn.Module):
         self.chain = self.chain[:keep]
         self._trace()
         names = {name for name, _ in self.named_modules()}
-        kept = {alias: name for alias, name in wanted.items() if name in names}
-        self.taps = self._automatic_taps() | kept
+        self._publish({alias: name for alias, name in wanted.items() if name in names})
 
     def _freeze(self, step: str) -> None:
         self.prefix = step
@@ -343,35 +349,19 @@ class Backbone(nn.Module):
             self.get_submodule(name).requires_grad_(False)
         self.freeze_statistics()
 
-    def _drop_readout(self) -> None:
-        for name in self.readout:
-            self._delete(name)
-        self.readout = ()
-
-    def _automatic_taps(self) -> dict[str, str]:
-        """Aliases by stride, of steps that are not poolings."""
-        layers = [step for step in self.chain if not is_pooling(self.get_submodule(step))]
-        top = layers[-1] if layers else self.chain[-1]
-        strides = {}
-        for step in layers:
-            grid = self._traces[step].grid if step in self._traces else None
-            if isinstance(grid, tuple):
-                strides[step] = grid[1].stride
-        taps = {}
-        early = [step for step, stride in strides.items() if stride <= 4]
-        mid = [step for step, stride in strides.items() if stride * 2 == strides.get(top)]
-        if early and early[-1] != top:
-            taps["early"] = early[-1]
-        if mid:
-            taps["mid"] = mid[-1]
-        return taps | {"top": top, "last": top}
+    def _publish(self, wanted: Mapping[str, str]) -> None:
+        names = [name for name, _ in self.named_modules()]
+        for alias, name in wanted.items():
+            check_name(f"taps[{alias!r}]", name, names, "a module of the network")
+        steps = {step: self.get_submodule(step) for step in self.chain}
+        self.taps = aliases_by_stride(steps, self._traces) | dict(wanted)
 
     def _trace(self) -> None:
         self._geometries = {}
         shape = (self.in_channels, self.image_size, self.image_size)
         self._traces = trace_layers(self, shape, run=self.forward_chain)
         end = self._traces.pop("")
-        height, width = getattr(getattr(self, "head", None), "in_size", (0, 0))
+        height, width = getattr(self.head, "in_size", (0, 0)) if self.has_head else (0, 0)
         if height:
             head = trace_layers(self.head, (end.shape[1], height, width), grid=end.grid)
             self._traces["head"] = head.pop("")
@@ -385,12 +375,13 @@ class Backbone(nn.Module):
                 f"`layer` must put out a map of cells, but {layer!r} puts out "
                 f"{tuple(trace.shape[1:])} per image, after pooling over the image."
             )
-        if isinstance(grid, str) and name.startswith("head."):
+        if isinstance(grid, str) and self.has_head and name.startswith("head."):
             start = grid_of(self.geometry(self.chain[-1]))
             shape = (self.num_channels(self.chain[-1]), *self.head.in_size)  # type: ignore[misc]
             grid = trace_layers(self.head, shape, grid=start)[name.removeprefix("head.")].grid
         known = geometry_of(grid) if isinstance(grid, tuple) else None
-        return known or measure_geometry(self, [name], method="forward_chain")[name]
+        method = "forward_chain" if self.chain else "forward"
+        return known or measure_geometry(self, [name], method=method)[name]
 
     def _trace_of(self, name: str) -> LayerTrace:
         if name not in self._traces:

@@ -172,6 +172,13 @@ def opened(chain: dict[str, nn.Module], step: str) -> dict[str, nn.Module]:
     return result
 
 
+def without_in_place(network: nn.Module) -> None:
+    """Let no layer overwrite its input."""
+    for module in network.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+
+
 def is_pooling(module: nn.Module) -> bool:
     """Whether a step only pools or drops out: its output is not a layer of its own."""
     return isinstance(module, nn.MaxPool2d | nn.AvgPool2d | nn.Dropout | nn.Dropout2d | nn.Identity)

@@ -46,25 +46,9 @@ def small_cnn(
         ValueError: if there are fewer than three widths, or as `Backbone`.
     """
     check_range("len(widths)", len(widths), low=3)
-    chain: dict[str, nn.Module] = {}
-    inputs = in_channels
-    for index, width in enumerate(widths, 1):
-        stride = 2 if index == 1 else 1
-        chain[f"features.convolution_{index}"] = nn.Conv2d(
-            inputs, width, 3, stride, padding=1, bias=not batch_norm
-        )
-        if batch_norm:
-            chain[f"features.norm_{index}"] = nn.BatchNorm2d(width)
-        chain[f"features.relu_{index}"] = nn.ReLU()
-        if index in (2, 3):
-            chain[f"features.pool_{index}"] = nn.MaxPool2d(2)
-        inputs = width
-    for module in chain.values():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    whole = Backbone(chain, taps=taps, image_size=image_size, in_channels=in_channels)
+    chain = _layers(widths, batch_norm, in_channels)
     if weights is not None:
-        load_weights(whole, weights)
+        load_weights(Backbone(chain, image_size=image_size, in_channels=in_channels), weights)
     return Backbone(
         chain,
         taps=taps,
@@ -74,3 +58,19 @@ def small_cnn(
         image_size=image_size,
         in_channels=in_channels,
     )
+
+
+def _layers(widths: Sequence[int], batch_norm: bool, inputs: int) -> dict[str, nn.Module]:
+    chain: dict[str, nn.Module] = {}
+    for index, width in enumerate(widths, 1):
+        stride = 2 if index == 1 else 1
+        convolution = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=not batch_norm)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        chain[f"features.convolution_{index}"] = convolution
+        if batch_norm:
+            chain[f"features.norm_{index}"] = nn.BatchNorm2d(width)
+        chain[f"features.relu_{index}"] = nn.ReLU()
+        if index in (2, 3):
+            chain[f"features.pool_{index}"] = nn.MaxPool2d(2)
+        inputs = width
+    return chain

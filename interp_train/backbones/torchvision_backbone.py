@@ -10,7 +10,7 @@ from torchvision.models.googlenet import BasicConv2d as GoogLeNetConvolution
 from torchvision.models.inception import BasicConv2d as InceptionConvolution
 
 from interp_train.backbones.backbone import Backbone
-from interp_train.backbones.chains import chain_of, split_readout
+from interp_train.backbones.chains import chain_of, split_readout, without_in_place
 from interp_train.backbones.weights import load_weights
 from interp_train.checks import check_name
 
@@ -87,13 +87,6 @@ def _build(name: str) -> nn.Module:
     modules_for_functions(network)
     without_in_place(network)
     return network
-
-
-def without_in_place(network: nn.Module) -> None:
-    """Let no layer overwrite its input."""
-    for module in network.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
 
 
 def modules_for_functions(network: nn.Module) -> None:
