@@ -30,6 +30,10 @@ CONCEPT_NAMES: dict[str, tuple[str, ...]] = {
 }
 """Concept category -> names; concept map value v > 0 stands for name v - 1."""
 
+# Value of a part map -> a bit of its own; and the bits of any part, then of each part.
+_PART_FLAGS = np.concatenate([[0], 1 << np.arange(len(PART_NAMES))]).astype(np.uint16)
+_PART_FLAGS_OR_ANY = np.concatenate([[0xFFFF], _PART_FLAGS[1:]]).astype(np.uint16)[:, None]
+
 _FIRST_SCENERY = 1 + len(SPECIES_NAMES)
 _LOOSE_PART = _FIRST_SCENERY + len(SCENERY_NAMES)
 _THING = _LOOSE_PART + 1
@@ -53,7 +57,7 @@ class Recipe(NamedTuple):
 
     image_size: int = 96
     object_size: tuple[float, float] = (0.55, 0.9)
-    num_distractors: tuple[int, int] = (3, 7)
+    num_distractors: tuple[int, int] = (2, 6)
     num_occluders: tuple[int, int] = (0, 2)
     crop_margin: float | None = None
     crop_jitter: float = 0.1
@@ -96,11 +100,14 @@ def draw(species: int, seed: int, recipe: Recipe, loose_species: int | None = No
     canvas.add_layers(scene.layers, _FIRST_SCENERY)
     unit = _log_uniform(rng, recipe.object_size) / 2.4
     sources = loose_species or len(SPECIES)
-    for _ in range(_count(rng, recipe.num_distractors)):
+    # Without a creature there are more loose parts, so that their number tells nothing.
+    num_distractors = _count(rng, recipe.num_distractors) * (2 if species == BACKGROUND else 1)
+    for _ in range(num_distractors):
         _add_distractor(canvas, rng, unit, sources)
     landmarks: dict[int, tuple[float, float]] = {}
-    extent = (0.2, 0.2, 0.8, 0.8)
-    if species != BACKGROUND:
+    if species == BACKGROUND:
+        extent = _empty_extent(rng, recipe)
+    else:
         figure = Sculptor(rng).creature(SPECIES[species])
         placement, extent = _place(figure, rng, recipe)
         canvas.add_pieces(figure.pieces, placement, 1 + species, whole=True)
@@ -126,11 +133,10 @@ def visible_boxes(part_map: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         Boxes ``(1 + P, 4)``, row 0 the creature's; NaN where nothing is visible.
     """
-    codes = np.arange(1, 1 + len(PART_NAMES), dtype=np.uint8)
-    masks = part_map == codes[:, None, None]
-    columns, rows = masks.any(axis=1), masks.any(axis=2)
-    columns = np.concatenate([columns.any(axis=0, keepdims=True), columns])
-    rows = np.concatenate([rows.any(axis=0, keepdims=True), rows])
+    # One bit per part, so that one pass over the map serves all parts.
+    flags = _PART_FLAGS.take(part_map)
+    columns = (np.bitwise_or.reduce(flags, axis=0) & _PART_FLAGS_OR_ANY) != 0
+    rows = (np.bitwise_or.reduce(flags, axis=1) & _PART_FLAGS_OR_ANY) != 0
     size = part_map.shape[0]
     boxes = np.stack(
         [
@@ -148,16 +154,14 @@ def visible_boxes(part_map: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _visible_locations(
     landmarks: dict[int, tuple[float, float]], part_map: NDArray[np.uint8], camera: Matrix
 ) -> NDArray[np.float32]:
-    """Landmarks in pixels; NaN unless the part shows within one pixel of its landmark."""
+    """Landmarks in pixels; NaN unless the part is what shows at its landmark's pixel."""
     size = len(part_map)
     locations = np.full((len(PART_NAMES), 2), np.nan, dtype=np.float32)
     for part, landmark in landmarks.items():
         x, y = (size * value - 0.5 for value in _apply(camera, landmark))
         column, row = round(x), round(y)
-        if not (0 <= column < size and 0 <= row < size):
-            continue
-        near = part_map[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-        if (near == 1 + part).any():
+        inside = 0 <= column < size and 0 <= row < size
+        if inside and part_map[row, column] == 1 + part:
             locations[part] = x, y
     return locations
 
@@ -175,6 +179,13 @@ def _place(
     x, y = (1 - width) * rng.random(), (1 - height) * rng.random()
     placement = (x - scale * left, y + scale * high, facing, 0.0, 0.0, -scale)
     return placement, (x, y, x + width, y + height)
+
+
+def _empty_extent(rng: random.Random, recipe: Recipe) -> tuple[float, float, float, float]:
+    """Where a creature might have been."""
+    size = _log_uniform(rng, recipe.object_size)
+    x, y = (1 - size) * rng.random(), (1 - size) * rng.random()
+    return x, y, x + size, y + size
 
 
 def _extent(pieces: list[Piece]) -> tuple[float, float, float, float]:

@@ -142,18 +142,14 @@ class Canvas:
         raster = self._rasterise(side, camera)
         shapes = np.asarray(raster)
         pixels = self._paint_scenery(shapes)
-        small = _reduced(pixels)
         if self._piece_rows:
-            # The scenery has no colour yet where a piece is: its share of each pixel darkens.
-            figure = pixels[:, :, 3] == 0
-            shadow = _shadow(figure, image_size)
-            self._paint_pieces(
-                pixels, shapes, np.flatnonzero(figure), camera, self._contour(raster)
-            )
-            small = _reduced(pixels) - ((small * shadow[:, :, None]) >> 8).astype(np.uint8)
+            where = np.flatnonzero(pixels[:, :, 3] == 0)
+            self._paint_pieces(pixels, shapes, where, camera, self._contour(raster))
+        picture = Image.frombuffer("RGBX", (side, side), pixels, "raw", "RGBX", 0, 1)
+        small = np.asarray(picture.reduce(OVERSAMPLING))
         centre = OVERSAMPLING // 2
         return Painting(
-            np.ascontiguousarray(small),
+            _shadowed(small) if self._piece_rows else np.ascontiguousarray(small[:, :, :3]),
             np.ascontiguousarray(shapes[centre::OVERSAMPLING, centre::OVERSAMPLING]),
         )
 
@@ -241,12 +237,6 @@ def _centres(side: int) -> tuple[FloatArray, FloatArray]:
     return np.tile(line, side), np.repeat(line, side)
 
 
-def _reduced(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    side = len(pixels)
-    picture = Image.frombuffer("RGBX", (side, side), pixels, "raw", "RGBX", 0, 1)
-    return np.asarray(picture.reduce(OVERSAMPLING))[:, :, :3]
-
-
 def compose(outer: Matrix, inner: Matrix) -> Matrix:
     """The matrix that applies `inner` first, then `outer`."""
     x, y, ax, ay, bx, by = outer
@@ -300,15 +290,20 @@ def _pattern(
     return result
 
 
-def _shadow(figure: NDArray[np.bool_], image_size: int) -> NDArray[np.uint16]:
-    """How much of the scenery's light a soft shadow takes at each pixel, in 1/256."""
-    mask = Image.fromarray(figure.view(np.uint8) * np.uint8(SHADOW_STRENGTH)).reduce(OVERSAMPLING)
-    soft = np.asarray(
-        mask.filter(ImageFilter.BoxBlur(image_size / 45)).filter(
-            ImageFilter.BoxBlur(image_size / 45)
-        )
-    )
-    shift = round(image_size / 40)
-    shadow = np.zeros((image_size, image_size), dtype=np.uint16)
-    shadow[shift:, shift // 2 :] = soft[: image_size - shift, : image_size - shift // 2]
-    return shadow
+def _shadowed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture with a soft shadow of its figures on the scenery.
+
+    Args:
+        picture: red, green, blue and the scenery's share of each pixel, ``(H, W, 4)``.
+    """
+    size = len(picture)
+    scenery = np.ascontiguousarray(picture[:, :, 3])
+    blur = ImageFilter.BoxBlur(size / 45)
+    soft = np.asarray(Image.fromarray(255 - scenery).filter(blur).filter(blur))
+    down = round(size / 40)
+    aside = down // 2
+    strength = scenery.astype(np.uint32)
+    strength[:down] = strength[:, :aside] = 0
+    strength[down:, aside:] *= soft[: size - down, : size - aside]
+    strength = 256 - (strength * SHADOW_STRENGTH >> 16)
+    return (picture[:, :, :3] * strength[:, :, None] >> 8).astype(np.uint8)

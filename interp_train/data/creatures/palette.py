@@ -17,6 +17,9 @@ Colour = tuple[float, float, float]
 
 TEXTURE_NAMES = ("plain", "striped", "spotted", "chequered", "graded", "zigzag")
 
+# Share of paints without a pattern.
+PLAIN_SHARE = 0.55
+
 NUM_HUES = 20
 # (lightness, chroma) of the tones every hue comes in.
 TONES = ((0.86, 0.085), (0.74, 0.135), (0.62, 0.15), (0.5, 0.12), (0.93, 0.03), (0.38, 0.075))
@@ -126,5 +129,7 @@ class Palette:
         other = self._tones[int(rng.random() * 3)]
         tone = (self._start + (0, 0, 1, 5)[int(rng.random() * 4)]) % len(TONES)
         contrast = (tone + 2 + int(rng.random() * 3)) % len(TONES)
-        texture = 0 if rng.random() < 0.45 else 1 + int(rng.random() * (len(TEXTURE_NAMES) - 1))
+        texture = (
+            0 if rng.random() < PLAIN_SHARE else 1 + int(rng.random() * (len(TEXTURE_NAMES) - 1))
+        )
         return Paint(hue[tone], other[contrast], texture, 4.0 + 4.0 * rng.random())
