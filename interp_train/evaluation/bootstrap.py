@@ -283,8 +283,9 @@ def _resampled_deviation(
     values = table.values[rows[:, None], filters]
     chosen = torch.zeros(values.shape, dtype=torch.float64)
     chosen.scatter_(0, highest_rows(values, min(top, len(values))), 1)
-    apart = table.positions[rows[:, None], filters] - table.part_locations[rows, part][:, None]
-    distances = torch.linalg.vector_norm(apart.double(), dim=-1)
+    landmark = table.part_locations[rows, part].double()
+    apart = table.positions[rows[:, None], filters].double() - landmark[:, None]
+    distances = torch.linalg.vector_norm(apart, dim=-1)
     centred = (distances - (distances * chosen).sum(0) / chosen.sum(0)) * chosen
     total = counts @ chosen
     squares = counts @ centred.square() - (counts @ centred).square() / total.clamp(min=1)
