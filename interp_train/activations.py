@@ -53,7 +53,8 @@ class ActivationTap:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._modules: dict[str, nn.Module] = {}
         for layer in layers:
-            check_name("layer", layer, (name for name in modules if name), "a module of the network")
+            names = (name for name in modules if name)
+            check_name("layer", layer, names, "a module of the network")
             self._modules[layer] = modules[layer]
 
     def open(self) -> Self:

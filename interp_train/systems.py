@@ -85,7 +85,9 @@ class LearnedSystem(LightningModule, ABC):
         )
         return torch.stack(tuple(terms.values())).sum()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutputs:
+    def validation_step(  # type: ignore[override]  # a NamedTuple passes through Lightning
+        self, batch: Batch, batch_idx: int
+    ) -> StepOutputs:
         """Outputs for the callbacks; the system's own measures are updated on the way."""
         outputs = self.run(batch)
         return outputs._replace(loss_terms=self.loss_terms(outputs, batch))
@@ -114,7 +116,9 @@ def plain_data_info(info: DataInfo) -> dict[str, Any]:
 
 def data_info_from(plain: Mapping[str, Any]) -> DataInfo:
     """The inverse of `plain_data_info`."""
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
+    }
     values["part_groups"] = {name: tuple(p) for name, p in plain["part_groups"].items()}
     return DataInfo(**values)
 

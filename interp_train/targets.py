@@ -139,7 +139,7 @@ def build_nested(value: Any, where: str) -> Any:
 
 
 def build_entries(nodes: Mapping[str, Any] | None, where: str, **objects: Any) -> dict[str, Any]:
-    """Build a mapping of named nodes (callbacks, loggers, objectives); null entries are left out."""
+    """Build a mapping of named nodes (callbacks, objectives ...); null entries are left out."""
     return {
         name: build(node, f"{where}.{name}", **objects)
         for name, node in (nodes or {}).items()
