@@ -10,9 +10,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from interp_train.checks import closest
+from interp_train.config_places import CONFIG_DIR_VARIABLE
 from interp_train.interruption import Interrupted, interruptions_raised
 
 
@@ -83,8 +85,10 @@ def run_verb(name: str, argv: list[str]) -> int:
     if trusted:
         from interp_train.targets import trust
 
+        sys.path.insert(0, str(Path.cwd()))  # a package of the user's, not installed
         for package in trusted:
             trust(package)
+    argv = without_config_dir(argv)
     argv = with_positional(verb, argv)
     if name == "evaluate":
         argv = with_open_data(argv)
@@ -114,6 +118,22 @@ def without_trust(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     if "" in packages:
         raise ValueError("`--trust` must be followed by the name of a package, but got nothing.")
     return rest, packages
+
+
+def without_config_dir(argv: Sequence[str]) -> list[str]:
+    """Take ``--config-dir folder`` off and keep it where further processes find it, too."""
+    rest: list[str] = []
+    entries = iter(argv)
+    for entry in entries:
+        flag, given, folder = entry.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folder = folder if given else next(entries, "")
+            if not Path(folder).is_dir():
+                raise ValueError(f"`--config-dir` must be a folder, but got {folder!r}.")
+            os.environ[CONFIG_DIR_VARIABLE] = str(Path(folder).resolve())
+        else:
+            rest.append(entry)
+    return rest
 
 
 def with_positional(verb: Verb, argv: Sequence[str]) -> list[str]:

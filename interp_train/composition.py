@@ -16,21 +16,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-import interp_train
 from interp_train.checks import closest
+from interp_train.config_places import added_config_dir, config_dir
 
 VERSION_BASE = "1.3"
 
 
 class ConfigError(ValueError):
     """The configuration that the user asked for does not exist; says which does."""
-
-
-def config_dir() -> Path:
-    """The folder of YAML files: inside an installed package, else beside it in the repository."""
-    package = Path(interp_train.__file__).parent
-    inside = package / "conf"
-    return inside if (inside / "train.yaml").is_file() else package.parent / "conf"
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -64,8 +57,10 @@ def compose_config(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def _compose(name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
+    added = added_config_dir()
+    places = [f"hydra.searchpath=['file://{added}']"] if added else []
     with initialize_config_dir(str(config_dir()), version_base=VERSION_BASE):
-        return compose(name, list(overrides))
+        return compose(name, [*overrides, *places])
 
 
 def parsed_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -103,10 +98,14 @@ def run_with_hydra(
     """
     import hydra
 
-    composed: list[dict[str, Any]] = []
+    composed: list[dict[str, Any] | ConfigError] = []
 
     def task(config: DictConfig) -> Any:
-        values = plain(config)
+        try:
+            values = plain(config)
+        except ConfigError as error:  # Hydra would add words of its own
+            composed.append(error)
+            return None
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             return execute_job(values, list(HydraConfig.get().overrides.task))
         composed.append(values)
@@ -114,7 +113,9 @@ def run_with_hydra(
 
     main = hydra.main(config_path=str(config_dir()), config_name=name, version_base=VERSION_BASE)
     given, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [f"{Path(given[0]).name} {name}", *argv]
+    added = added_config_dir()
+    places = ["--config-dir", str(added)] if added else []
+    sys.argv = [f"{Path(given[0]).name} {name}", *argv, *places]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors out, so that we can word them
     try:
         main(task)()
@@ -124,7 +125,11 @@ def run_with_hydra(
         sys.argv = given
         if full_error is None:
             del os.environ["HYDRA_FULL_ERROR"]
-    return execute(composed[0]) if composed else 0
+    for found in composed:
+        if isinstance(found, ConfigError):
+            raise found
+        return execute(found)
+    return 0  # Hydra has answered: --help, --cfg, --info, or all jobs of a multirun
 
 
 def explained(error: Exception, name: str, overrides: Sequence[str]) -> ConfigError:
@@ -153,7 +158,8 @@ def _first_lines(error: Exception) -> str:
 
 
 def _options(group: str) -> list[str]:
-    return sorted(entry.stem for entry in (config_dir() / group).glob("*.yaml"))
+    folders = [folder for folder in (config_dir(), added_config_dir()) if folder]
+    return sorted({entry.stem for folder in folders for entry in (folder / group).glob("*.yaml")})
 
 
 def _known_keys(name: str, overrides: Sequence[str]) -> list[str]:

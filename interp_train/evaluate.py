@@ -47,7 +47,7 @@ def evaluate(config: Mapping[str, Any]) -> RunResult:
     """
     defaults = {"name": "evaluate", "checkpoint": "best", "data": {}, "logger": {}, "report": False}
     config = {**DEFAULTS, **defaults, **config}
-    file = chosen_checkpoint(Path(config["path"]), config["checkpoint"])
+    file = chosen_checkpoint(Path(config["path"]).resolve(), config["checkpoint"])
     with recorded_run({**config, "resume": None}) as record:
         system = load_system(file)
         data = build_data(evaluated_data(system.config["data"], config["data"] or {}))

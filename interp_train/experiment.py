@@ -160,6 +160,7 @@ def status_kept(record: RunRecord, config: Mapping[str, Any]) -> Iterator[None]:
             yaml.safe_dump(stored, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
         record.start(
+            newest="path" not in config,  # an evaluation is not the newest run
             name=config["name"],
             seed=config["seed"],
             config_hash=config_hash(config),
@@ -171,7 +172,7 @@ def status_kept(record: RunRecord, config: Mapping[str, Any]) -> Iterator[None]:
         yield
     except BaseException as error:
         status = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        log.error("The run %s.", status, exc_info=error)
+        log.info("The run %s.", status, exc_info=error)  # the terminal gets one line
         error.add_note(f"run folder: {record.folder} (status.json and log.txt hold the traceback)")
         with contextlib.suppress(OSError):  # a full disk: the first error is what counts
             record.end(status, error)

@@ -94,7 +94,7 @@ class RunRecord:
         self.output_dir = output_dir
         self.status: dict[str, Any] = read_json(folder / "status.json")
 
-    def start(self, **fields: Any) -> None:
+    def start(self, newest: bool = True, **fields: Any) -> None:
         """Record that this process works on the run; `fields` describe it."""
         began = {"status": "running", "started": self.status.get("started", _now())}
         process: dict[str, Any] = {
@@ -105,7 +105,8 @@ class RunRecord:
         process["process_start"] = _process_start(os.getpid())
         self.status.update({**began, "ended": None, "error": None, **process, **fields})
         self._write()
-        point_latest(self.output_dir, self.folder)
+        if newest:
+            point_latest(self.output_dir, self.folder)
 
     def update(self, **fields: Any) -> None:
         """Change fields of the status file."""

@@ -19,7 +19,13 @@ _NOISE = (
     r".*Found \d+ module\(s\) in eval mode at the start of training.*",
     r".*It is recommended to use .*sync_dist=True.*",
 )
-_NOISY_LOGS = ("lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning")
+_NOISY_LOGS = (
+    "lightning",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "lightning_fabric",
+    "pytorch_lightning",
+)
 
 
 class _NoTips(logging.Filter):

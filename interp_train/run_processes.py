@@ -1,5 +1,6 @@
 """Runs in processes of their own: they share no state, no network ports and no fate."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def ended(processes: Iterable[subprocess.Popen[bytes]]) -> None:
 
 
 def run_all(
-    runs: Sequence[RunProcess],
+    runs: Iterable[RunProcess],
     *,
     jobs: int,
     on_line: Callable[[RunProcess, str], None],
@@ -80,36 +81,38 @@ def run_all(
     """Run processes, at most `jobs` at a time, in order.
 
     Args:
-        runs: what to run.
+        runs: what to run; the next is asked for when there is room for it.
         jobs: how many at a time.
         on_line: called with every line that a run prints, while it runs.
         on_start: called when a run starts.
         on_end: called with a run's exit code when it ends; the others go on.
     """
-    waiting = list(reversed(runs))
-    active: list[tuple[RunProcess, subprocess.Popen[bytes], _Tail]] = []
+    waiting = iter(runs)
+    active: list[_Active] = []
     try:
-        while waiting or active:
-            while waiting and len(active) < max(jobs, 1):
-                run = waiting.pop()
+        while True:
+            room = max(jobs, 1) - len(active)
+            for run in itertools.islice(waiting, room):
                 on_start(run)
-                with run.log_file.open("wb") as output:
-                    environment = child_environment(jobs)
-                    process = started(
-                        run.command, stdout=output, stderr=subprocess.STDOUT, env=environment
-                    )
-                active.append((run, process, _Tail(run.log_file)))
+                active.append(_Active(run, _logged(run, jobs), _Tail(run.log_file)))
+            if not active:
+                return
             time.sleep(0.2)
             for entry in list(active):
-                run, process, tail = entry
-                code = process.poll()
-                for line in tail.new_lines():
-                    on_line(run, line)
+                code = entry.process.poll()
+                for line in entry.tail.new_lines():
+                    on_line(entry.run, line)
                 if code is not None:
                     active.remove(entry)
-                    on_end(run, code)
+                    on_end(entry.run, code)
     finally:
-        ended(process for _, process, _ in active)
+        ended(entry.process for entry in active)
+
+
+def _logged(run: RunProcess, jobs: int) -> subprocess.Popen[bytes]:
+    with run.log_file.open("wb") as output:
+        environment = child_environment(jobs)
+        return started(run.command, stdout=output, stderr=subprocess.STDOUT, env=environment)
 
 
 class _Tail:
@@ -126,3 +129,11 @@ class _Tail:
         complete = content[: content.rfind(b"\n") + 1]
         self._position += len(complete)
         return complete.decode("utf-8", errors="replace").splitlines()
+
+
+class _Active(NamedTuple):
+    """A run that runs."""
+
+    run: RunProcess
+    process: subprocess.Popen[bytes]
+    tail: _Tail

@@ -124,15 +124,14 @@ class Study:
     def run(self) -> int:
         """Run what is missing, then write tables and report; returns the exit code."""
         before = read_json(self.folder / "study.json")
-        planned = [self._process(run, before) for run in self.runs]
-        missing = [process for process in planned if process]
+        missing = [run for run in self.runs if not self._reused(run)]
         self._write()
         self._say(
             f"study {self.config['name']}: {len(self.runs)} runs, "
             f"{len(self.runs) - len(missing)} of them finished before"
         )
         run_all(
-            missing,
+            (self._process(run, before) for run in missing),
             jobs=int(self.config["jobs"]),
             on_line=self._line,
             on_start=lambda process: self._set(process.label, "running"),
@@ -140,13 +139,16 @@ class Study:
         )
         return self._conclude()
 
-    def _process(self, run: StudyRun, before: Mapping[str, Any]) -> RunProcess | None:
-        """The process that makes a run, or None if there is nothing to do."""
-        log_file = self.folder / "logs" / f"{run.row}_{run.data}_{run.seed}.txt"
+    def _reused(self, run: StudyRun) -> bool:
+        """Whether there is nothing to do."""
         finished = self._finished(run) if self.config["reuse"] else None
         if finished:
             self.folders[run.label], self.states[run.label] = finished, "finished"
-            return None
+        return finished is not None
+
+    def _process(self, run: StudyRun, before: Mapping[str, Any]) -> RunProcess:
+        """The process that makes a run, in a new folder or in that of an interrupted run."""
+        log_file = self.folder / "logs" / f"{run.row}_{run.data}_{run.seed}.txt"
         interrupted = self._interrupted(run, before)
         if interrupted:
             self.folders[run.label] = interrupted

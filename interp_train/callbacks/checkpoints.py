@@ -94,7 +94,7 @@ class Checkpoints(Checkpoint):
             return
         folder = _folder(trainer)
         part = folder / "last.ckpt.part"
-        trainer.save_checkpoint(part)  # every process takes part
+        trainer.save_checkpoint(part, weights_only=False)  # every process takes part
         if trainer.is_global_zero:
             part.replace(folder / "last.ckpt")
 
