@@ -139,8 +139,8 @@ def is_inside(piece, x, y):
     return inside
 
 
-def test_a_visible_part_is_drawn_where_its_colours_are():
-    """Without scenery in front, the picture changes exactly where the creature is, or its shadow."""
+def test_concept_maps_of_a_creature_agree():
+    """With nothing else around, patterned shapes are the creature and the rest is scenery."""
     recipe = RECIPE._replace(num_distractors=(0, 0), num_occluders=(0, 0))
     drawing = draw(1, 3, recipe)
     part_map = part_map_of(drawing)
@@ -246,8 +246,9 @@ def test_extent_of_a_creature_is_that_of_its_vertices():
 
 @pytest.mark.parametrize(
     ("colour", "name"),
-    [((255, 0, 0), "red"), ((0, 200, 0), "green"), ((20, 40, 250), "blue"), ((255, 255, 0), "yellow"),
-     ((255, 140, 0), "orange"), ((120, 70, 20), "brown"), ((255, 255, 255), "white"),
+    [((255, 0, 0), "red"), ((0, 200, 0), "green"), ((20, 40, 250), "blue"),
+     ((255, 255, 0), "yellow"), ((255, 140, 0), "orange"), ((120, 70, 20), "brown"),
+     ((255, 255, 255), "white"),
      ((128, 128, 128), "grey"), ((5, 5, 5), "black"), ((255, 105, 190), "pink"),
      ((130, 40, 200), "purple"), ((30, 210, 200), "turquoise")],
 )  # fmt: skip
@@ -256,7 +257,7 @@ def test_colour_names(colour, name):
 
 
 def test_oklab_reference_values():
-    """White and pure red in Oklab, as Ottosson 2020 gives them: L = 1; L, a, b = .628, .225, .126."""
+    """White and pure red in Oklab, after Ottosson 2020: L = 1; L, a, b = .628, .225, .126."""
     np.testing.assert_allclose(oklch(1.0, 0.0, 0.0), (255, 255, 255), atol=0.5)
     a, b = 0.2248, 0.1258
     red = oklch(0.628, math.hypot(a, b), math.atan2(b, a))

@@ -305,5 +305,5 @@ def _shadowed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     strength = scenery.astype(np.uint32)
     strength[:down] = strength[:, :aside] = 0
     strength[down:, aside:] *= soft[: size - down, : size - aside]
-    strength = 256 - (strength * SHADOW_STRENGTH >> 16)
-    return (picture[:, :, :3] * strength[:, :, None] >> 8).astype(np.uint8)
+    light = 256 - (strength * SHADOW_STRENGTH >> 16)
+    return (picture[:, :, :3] * light[:, :, None] >> 8).astype(np.uint8)
