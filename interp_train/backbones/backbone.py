@@ -74,8 +74,7 @@ class Backbone(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.image_size = image_size
-        self.in_channels = in_channels
+        self.image_size, self.in_channels = image_size, in_channels
         self.learning_rates = dict(learning_rates or {})
         for prefix, multiplier in self.learning_rates.items():
             check_range(f"learning_rates[{prefix!r}]", multiplier, low=0)
