@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from interp_train.evaluation.location_instability import highest_rows
-from interp_train.evaluation.part_scheme import boxed, visible_parts
+from interp_train.evaluation.part_scheme import as_one_category, boxed, visible_parts
 from interp_train.evaluation.part_tracking import (
     ACTIVE_SHARE,
     TRACKING_BOUND,
@@ -97,7 +97,7 @@ def bootstrap_part_tracking(
     Args:
         first: peaks of the first network, or one table per seed.
         second: of the second, on the same images.
-        num_categories: C; with 1, pass tables whose labelled images are of category 0.
+        num_categories: C; 1 treats all labelled images as one category.
         resamples: B.
         seed: of the resamples.
         level: of the interval.
@@ -105,14 +105,12 @@ def bootstrap_part_tracking(
     Raises:
         ValueError: if the tables do not show the same images.
     """
-    return _paired(
-        lambda table, counts: tracking_scores(
-            table, part_tracking(table, num_categories=num_categories), counts
-        ),
-        first,
-        second,
-        (resamples, seed, level),
-    )
+
+    def scores(table: PeakTable, counts: Tensor) -> Scores:
+        table = as_one_category(table) if num_categories == 1 else table
+        return tracking_scores(table, part_tracking(table, num_categories=num_categories), counts)
+
+    return _paired(scores, first, second, (resamples, seed, level))
 
 
 def bootstrap_location_instability(

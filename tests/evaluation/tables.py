@@ -40,7 +40,7 @@ def random_table(images=41, filters=7, parts=3, classes=1, background=0.1, seed=
     labels = (rand(images) * classes).long()
     labels[rand(images) < background] = -1
     cells = (rand(images, filters) * 36).long()
-    ids = torch.randperm(1000, generator=generator)[:images].sort().values
+    ids = torch.randperm(max(1000, images), generator=generator)[:images].sort().values
     positions = FRAME.positions_of(cells).float()
     return PeakTable(ids, labels, boxes, locations, positions, rand(images, filters))
 
