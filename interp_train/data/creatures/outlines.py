@@ -18,24 +18,15 @@ Outline = NDArray[np.float32]
 Points = Sequence[tuple[float, float]]
 
 
-def resample(points: NDArray[np.float64]) -> Outline:
-    """`NUM_VERTICES` points on a closed polygon: its own vertices, the rest along its edges."""
-    count = len(points)
-    following = np.roll(points, -1, axis=0)
-    lengths = np.hypot(*(following - points).T)
-    shares = np.full(count, 1)
-    while shares.sum() < NUM_VERTICES:
-        shares[int(np.argmax(lengths / shares))] += 1
-    pieces = [
-        start + (end - start) * (np.arange(share) / share)[:, None]
-        for start, end, share in zip(points, following, shares, strict=True)
-    ]
-    return np.concatenate(pieces).astype(np.float32)
+def padded(points: NDArray[np.float64]) -> Outline:
+    """The points of a closed polygon, the last one repeated up to `NUM_VERTICES`."""
+    rest = np.repeat(points[-1:], NUM_VERTICES - len(points), axis=0)
+    return np.concatenate([points, rest]).astype(np.float32)
 
 
 def polygon(points: Points) -> Outline:
     """An outline with sharp corners."""
-    return resample(np.asarray(points, dtype=np.float64))
+    return padded(np.asarray(points, dtype=np.float64))
 
 
 def smooth(points: Points) -> Outline:
@@ -77,7 +68,7 @@ def burst(spikes: int, inner: float) -> Outline:
     """A star around the origin, tips at radius 1."""
     angles = np.arange(2 * spikes) * math.pi / spikes
     radius = np.where(np.arange(2 * spikes) % 2 == 0, 1.0, inner)
-    return resample(np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1))
+    return padded(np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1))
 
 
 def _doubled(*points: tuple[float, float]) -> list[tuple[float, float]]:

@@ -160,10 +160,10 @@ class Canvas:
         points *= np.float32(camera[2] * side)
         points += np.array(camera[:2], dtype=np.float32) * side - 0.5
         self._tops, self._bottoms = points[:, :, 1].min(axis=1), points[:, :, 1].max(axis=1)
-        image = Image.new("L", (side, side))
+        image = Image.new("L", (side, side))  # shape 0, the sky, is everywhere
         draw = ImageDraw.Draw(image)
         vertices = np.rint(points).reshape(len(outlines), -1).tolist()
-        for index, polygon in enumerate(vertices):
+        for index, polygon in enumerate(vertices[1:], 1):
             draw.polygon(polygon, fill=index)
         return image
 
@@ -173,12 +173,13 @@ class Canvas:
         rows = np.array(self._grade_rows)
         grades = np.array(self._grades, dtype=np.float32)
         top, bottom = self._tops[rows, None], self._bottoms[rows, None]
-        height = (np.arange(side, dtype=np.float32) - top) / np.maximum(bottom - top, 1.0)
-        height = np.clip(height, 0.0, 1.0)[:, :, None]
-        table = np.zeros((len(self), side, 4), dtype=np.uint8)
+        # Rows of pixels, not of samples: gradients are smooth.
+        lines = np.arange(side // OVERSAMPLING, dtype=np.float32) * OVERSAMPLING + 1
+        height = np.clip((lines - top) / np.maximum(bottom - top, 1.0), 0.0, 1.0)[:, :, None]
+        table = np.zeros((len(self), len(lines), 4), dtype=np.uint8)
         table[rows] = grades[:, None, :4] + (grades[:, None, 4:] - grades[:, None, :4]) * height
-        address = np.multiply(shapes, side, dtype=np.intp)
-        address += np.arange(side)[:, None]
+        address = np.multiply(shapes, len(lines), dtype=np.intp)
+        address += (np.arange(side) // OVERSAMPLING)[:, None]
         return table.view(np.uint32).ravel().take(address).view(np.uint8).reshape(side, side, 4)
 
     def _contour(self, raster: Image.Image) -> NDArray[np.bool_]:

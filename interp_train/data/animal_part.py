@@ -1,0 +1,198 @@
+"""ILSVRC Animal-Part: animals with boxes of the object, the head and the front legs.
+
+The data of Zhang, Wu & Zhu, "Interpretable Convolutional Neural Networks", CVPR 2018. Read from
+a csv file with the columns of `COLUMNS`; an empty field is not annotated.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp_train.checks import check_range
+from interp_train.data.annotation_files import number, records_of
+from interp_train.data.photo_data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Collection,
+    PhotoData,
+    data_folder,
+)
+from interp_train.data.photos import UNKNOWN_SIZE, Photo
+from interp_train.data.views import Box
+
+PART_NAMES = ("head", "front legs")
+_BOX = ("xmin", "ymin", "xmax", "ymax")
+_PART_PREFIXES = ("head_", "legs_")
+COLUMNS = (
+    "file",
+    "name",
+    "split",
+    *_BOX,
+    *(prefix + side for prefix in _PART_PREFIXES for side in _BOX),
+)
+
+
+class _Animal(NamedTuple):
+    photo: Photo
+    test: bool
+
+
+@final
+class AnimalPartData(PhotoData):
+    """Animals cropped to their box, told apart by category.
+
+    The landmark of a part is the centre of its box, as in the published measure.
+
+    Args:
+        root: folder with annotations.csv; None: below ``$INTERP_TRAIN_DATA``.
+        fold: which fold is validated, 0 .. `num_folds` - 1; None takes the file's own split.
+        num_folds: number of folds, each with the same share of every category.
+        categories: names to keep; None keeps all.
+        image_size: see `PhotoData`.
+        batch_size: see `PhotoData`.
+        num_workers: see `PhotoData`.
+        seed: see `PhotoData`; the folds do not depend on it.
+        margin: see `PhotoData`.
+        flip: see `PhotoData`.
+        scale: see `PhotoData`.
+        aspect: see `PhotoData`.
+        shift: see `PhotoData`.
+        mean: see `PhotoData`.
+        std: see `PhotoData`.
+        in_memory: see `PhotoData`.
+        on_error: see `PhotoData`.
+
+    Raises:
+        FileNotFoundError: for a missing folder or file.
+        ValueError: for a mistake in the file; names its line.
+    """
+
+    def __init__(
+        self,
+        root: str | None = None,
+        *,
+        fold: int | None = None,
+        num_folds: int = 5,
+        categories: Sequence[str] | None = None,
+        image_size: int = 224,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        margin: float = 0.0,
+        flip: bool = True,
+        scale: Sequence[float] = (1.0, 1.0),
+        aspect: float = 0.0,
+        shift: float = 0.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        in_memory: bool = True,
+        on_error: str = "raise",
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            margin=margin,
+            flip=flip,
+            scale=scale,
+            aspect=aspect,
+            shift=shift,
+            mean=mean,
+            std=std,
+            in_memory=in_memory,
+            on_error=on_error,
+        )
+        check_range("num_folds", num_folds, 2)
+        if fold is not None:
+            check_range("fold", fold, 0, num_folds - 1)
+        self.root, self.fold, self.num_folds = root, fold, num_folds
+        self.categories = None if categories is None else tuple(categories)
+
+    def read(self) -> Collection:
+        """Read the csv file."""
+        folder = data_folder(self.root, "animal_part")
+        animals, names = [], list[str]()
+        file = folder / "annotations.csv"
+        for index, (where, row) in enumerate(records_of(file, COLUMNS)):
+            if self.categories is not None and row["name"] not in self.categories:
+                continue
+            if row["name"] not in names:
+                names.append(row["name"])
+            animals.append(_animal(folder, row, where, (index, names.index(row["name"]))))
+        self._check_categories(names)
+        splits: dict[str, list[Photo]] = {"train": [], "val": []}
+        for animal, tested in zip(animals, self._tested(animals), strict=True):
+            splits["val" if tested else "train"].append(animal.photo)
+        return Collection(
+            name="animal_part",
+            splits=splits,
+            class_names=tuple(names),
+            part_names=PART_NAMES,
+            part_groups={name: (index,) for index, name in enumerate(PART_NAMES)},
+            instability_parts=(0, 1),
+            licence="ILSVRC photos: non-commercial research only; part annotations: MIT licence.",
+        )
+
+    def _tested(self, animals: Sequence[_Animal]) -> list[bool]:
+        """Which animals are validated; folds take every `num_folds`-th of each category."""
+        if self.fold is None:
+            return [animal.test for animal in animals]
+        seen: dict[int, int] = {}
+        tested = []
+        for animal in animals:
+            rank = seen.get(animal.photo.label, 0)
+            seen[animal.photo.label] = rank + 1
+            tested.append(rank % self.num_folds == self.fold)
+        return tested
+
+    def _check_categories(self, names: Sequence[str]) -> None:
+        missing = [name for name in self.categories or () if name not in names]
+        if missing:
+            raise ValueError(
+                f"`categories` must name categories of annotations.csv, but got "
+                f"{', '.join(missing)}. It has {', '.join(names) or 'none of them'}."
+            )
+
+
+def _animal(
+    folder: Path, row: dict[str, str], where: str, index_and_label: tuple[int, int]
+) -> _Animal:
+    index, label = index_and_label
+    box = _box(row, "", where)
+    if box is None:
+        raise ValueError(f"each animal must have a box, but {where} has none. Add it.")
+    parts = [_box(row, prefix, where) for prefix in _PART_PREFIXES]
+    part_boxes: NDArray[np.float64] = np.array([part or (np.nan,) * 4 for part in parts])
+    if row["split"] not in ("train", "test"):
+        raise ValueError(
+            f"`split` must be 'train' or 'test', but {where} has {row['split']!r}. Correct it."
+        )
+    photo = Photo(
+        path=folder / row["file"],
+        label=label,
+        sample_id=index,
+        size=UNKNOWN_SIZE,
+        region=box,
+        box=box,
+        part_locations=(part_boxes[:, :2] + part_boxes[:, 2:]) / 2,
+        part_boxes=part_boxes,
+        where=where,
+    )
+    return _Animal(photo, row["split"] == "test")
+
+
+def _box(row: dict[str, str], prefix: str, where: str) -> Box | None:
+    """The box in the columns with a prefix; None where the first is empty."""
+    if not row[prefix + _BOX[0]]:
+        return None
+    left, top, right, bottom = (number(row[prefix + side], prefix + side, where) for side in _BOX)
+    if right <= left or bottom <= top:
+        raise ValueError(
+            f"a box must have xmin < xmax and ymin < ymax, but {where} has "
+            f"{(left, top, right, bottom)}. Correct it."
+        )
+    return left, top, right, bottom

@@ -1,0 +1,215 @@
+"""Activations of a frozen prefix, computed once and kept on disk.
+
+A frozen prefix gives the same activations in every epoch, so training can start behind it. Each
+training sample has a fixed number of augmented views; which one an epoch shows follows from
+(seed, epoch, sample id).
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from interp_train.backbones.backbone import Backbone
+from interp_train.checks import check_choice, check_range
+from interp_train.data.photos import PhotoDataset
+from interp_train.data.views import random_source
+from interp_train.structures import Batch
+
+logger = logging.getLogger(__name__)
+
+# numpy knows no bfloat16, so it is stored as the 16-bit integers of its bits.
+_STORED = {
+    "float16": (np.float16, torch.float16),
+    "bfloat16": (np.int16, torch.bfloat16),
+    "float32": (np.float32, torch.float32),
+}
+_BATCH = 32
+_FORMAT = 1  # raised whenever a change of this file changes what is stored
+
+
+class CachedActivations(Dataset[Batch]):
+    """Photos whose batches carry the activations of a network's frozen prefix.
+
+    The file is named by a hash of weights, prefix, transform, data and dtype. It is written by
+    the first process that needs it, under a lock, and appears whole or not at all.
+
+    Args:
+        photos: the samples.
+        network: with a frozen prefix; used only if the file is not there yet.
+        folder: where files lie.
+        fingerprint: of the samples.
+        views: fixed views per sample; more than 1 needs augmentation to differ.
+        dtype: ``"float16"``, ``"bfloat16"`` or ``"float32"``.
+        with_pixels: whether batches also carry the images.
+
+    Raises:
+        ValueError: without a frozen prefix, or for an unknown dtype.
+        OSError: if the disk cannot hold the file; says how much it needs.
+    """
+
+    def __init__(
+        self,
+        photos: PhotoDataset,
+        network: Backbone,
+        folder: Path,
+        *,
+        fingerprint: str,
+        views: int,
+        dtype: str,
+        with_pixels: bool,
+    ) -> None:
+        check_choice("dtype", dtype, tuple(_STORED))
+        check_range("views", views, 1)
+        if network.prefix is None:
+            raise ValueError(
+                "`network` must have a frozen prefix whose activations can be cached, but it has "
+                "none. Set backbone.freeze=<layer>, or cache.enabled=false."
+            )
+        self.photos = photos
+        self.views = views if photos.augmentation is not None else 1
+        self.dtype = dtype
+        self.with_pixels = with_pixels
+        self.path = folder / f"{self._key(network, fingerprint)}.npy"
+        self._stored: NDArray[Any] | None = None
+        if not self.path.is_file():
+            self._build(network)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.photos)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Show the views of `epoch` from now on."""
+        self.photos.set_epoch(epoch)
+
+    def __getitem__(self, index: int) -> Batch:
+        """A batch of the one sample `index`."""
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The batch of samples `indices`, in the current epoch."""
+        chosen = [self.shown_view(index) for index in indices]
+        views = [self.photos.view(i, view) for i, view in zip(indices, chosen, strict=True)]
+        images = self.photos.pixels(indices, views) if self.with_pixels else _no_images(indices)
+        batch = self.photos.batch(indices, views, images)
+        return batch._replace(prefix_activations=self._activations(indices, chosen))
+
+    def shown_view(self, index: int) -> int:
+        """Which of the fixed views of a sample the current epoch shows."""
+        if self.views == 1:
+            return 0
+        sample_id = self.photos.photos[index].sample_id
+        return random_source(self.photos.seed, self.photos.epoch, sample_id).randrange(self.views)
+
+    def _activations(self, indices: Sequence[int], views: Sequence[int]) -> Tensor:
+        if self._stored is None:
+            self._stored = np.load(self.path, mmap_mode="r")
+        rows = np.stack([self._stored[view, i] for i, view in zip(indices, views, strict=True)])
+        return torch.from_numpy(rows).view(_STORED[self.dtype][1]).float()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file, which each worker process opens for itself."""
+        return {**self.__dict__, "_stored": None}
+
+    def _key(self, network: Backbone, fingerprint: str) -> str:
+        content = {
+            "format": _FORMAT,
+            "weights": network.weights_hash(),
+            "prefix": network.prefix,
+            "appearance": self.photos.appearance,
+            "augmentation": self.photos.augmentation,
+            "seed": self.photos.seed if self.photos.augmentation is not None else None,
+            "data": fingerprint,
+            "views": self.views,
+            "dtype": self.dtype,
+        }
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+
+    def _build(self, network: Backbone) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(self.path.with_suffix(".lock")):
+            if self.path.is_file():  # another process was faster
+                return
+            unfinished = self.path.with_suffix(".unfinished")
+            try:
+                self._write(network, unfinished)
+                unfinished.replace(self.path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+
+    def _write(self, network: Backbone, path: Path) -> None:
+        device = next(iter(network.parameters())).device
+        file: np.memmap[Any, Any] | None = None
+        for view in range(self.views):
+            for start in range(0, len(self), _BATCH):
+                indices = range(start, min(start + _BATCH, len(self)))
+                views = [self.photos.view(index, view) for index in indices]
+                images = self.photos.pixels(indices, views).to(device)
+                activations = network.forward_prefix(images).cpu()
+                if file is None:
+                    file = self._open(path, tuple(activations.shape[1:]))
+                file[view, start : indices.stop] = self._packed(activations)
+                self._tell(view * len(self) + indices.stop)
+        assert file is not None
+        file.flush()
+
+    def _packed(self, activations: Tensor) -> NDArray[Any]:
+        stored_as, dtype = _STORED[self.dtype]
+        converted = activations.detach().to(dtype)
+        largest = converted.abs().max()
+        if not torch.isfinite(largest):
+            raise ValueError(
+                f"`dtype` must be able to hold the activations of the prefix, but {self.dtype} "
+                f"overflows. Set cache.dtype=float32."
+            )
+        if self.dtype == "bfloat16":
+            converted = converted.view(torch.int16)
+        packed: NDArray[Any] = converted.numpy().astype(stored_as, copy=False)
+        return packed
+
+    def _open(self, path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+        stored_as = _STORED[self.dtype][0]
+        whole = (self.views, len(self), *shape)
+        needed = int(np.prod(whole)) * np.dtype(stored_as).itemsize
+        free = shutil.disk_usage(path.parent).free
+        logger.info("Caching %.2f GB of prefix activations in %s", needed / 1e9, path.parent)
+        if needed > free:
+            raise OSError(
+                f"`cache` needs {needed / 1e9:.1f} GB, but {path.parent} has {free / 1e9:.1f} GB "
+                f"free. Set cache.folder to a larger disk, cache.views lower, or "
+                f"cache.enabled=false."
+            )
+        return np.lib.format.open_memmap(path, mode="w+", dtype=stored_as, shape=whole)
+
+    def _tell(self, done: int) -> None:
+        """A line of progress at every tenth of the work."""
+        whole = self.views * len(self)
+        if done == whole or 10 * done // whole > 10 * max(done - _BATCH, 0) // whole:
+            logger.info("Cached the prefix activations of %d of %d views", done, whole)
+
+
+def _no_images(indices: Sequence[int]) -> Tensor:
+    return torch.zeros(len(indices), 0, 0, 0)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock; it goes with the process, so a killed run leaves none behind."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,0 +1,266 @@
+"""The abstract data module of photo collections: splits, loaders, cached prefix activations."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from interp_train.backbones.backbone import Backbone
+from interp_train.checks import check_name, check_range
+from interp_train.data.cached_activations import CachedActivations
+from interp_train.data.photos import Appearance, Photo, PhotoDataset, checked_photos, whole_batch
+from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
+from interp_train.data.views import check_augmentation
+from interp_train.structures import BACKGROUND, Batch, DataInfo
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Collection(NamedTuple):
+    """What a subclass of `PhotoData` reads from its files.
+
+    Attributes:
+        name: see `DataInfo`.
+        splits: ``"train"`` and ``"val"`` -> photos.
+        class_names: see `DataInfo`.
+        part_names: see `DataInfo`.
+        part_groups: see `DataInfo`.
+        instability_parts: see `DataInfo`.
+        flip_pairs: parts that change places when a photo is mirrored.
+        licence: see `DataInfo`.
+    """
+
+    name: str
+    splits: Mapping[str, Sequence[Photo]]
+    class_names: tuple[str, ...]
+    part_names: tuple[str, ...] = ()
+    part_groups: Mapping[str, tuple[int, ...]] = {}
+    instability_parts: tuple[int, ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    licence: str = "unknown: your own photos"
+
+
+def data_folder(root: str | None, name: str) -> Path:
+    """The folder of a data set: `root`, or `name` below ``$INTERP_TRAIN_DATA``.
+
+    Raises:
+        FileNotFoundError: if neither is there; names both ways.
+    """
+    base = os.environ.get("INTERP_TRAIN_DATA")
+    folder = Path(root) if root is not None else Path(base or "INTERP_TRAIN_DATA is not set") / name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"`root` must be the folder of the data set, but {str(folder)!r} is no folder. Set "
+            f"data.root=<folder>, or the environment variable INTERP_TRAIN_DATA to the folder "
+            f"that holds {name!r}."
+        )
+    return folder
+
+
+class PhotoData(LightningDataModule, ABC):
+    """Photos with or without parts; a subclass says what lies in its files.
+
+    Args:
+        image_size: side of the network's input, in pixels.
+        batch_size: samples per batch and process.
+        num_workers: loader processes; with `in_memory` each keeps its own copy.
+        seed: of order and augmentation.
+        margin: share of the object box that is added on each side of the crop.
+        flip: mirror half of the training views.
+        scale: range of the random factor of the training crop's extent.
+        aspect: largest random change of the training crop's width against its height.
+        shift: largest random displacement of the training crop, as a share of the box.
+        mean: see `DataInfo`.
+        std: see `DataInfo`.
+        in_memory: keep decoded photos in memory.
+        on_error: ``"raise"`` or ``"skip"`` unreadable images, see `checked_photos`.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        margin: float,
+        flip: bool,
+        scale: Sequence[float],
+        aspect: float,
+        shift: float,
+        mean: Sequence[float],
+        std: Sequence[float],
+        in_memory: bool,
+        on_error: str,
+    ) -> None:
+        super().__init__()
+        check_range("image_size", image_size, 16)
+        check_range("batch_size", batch_size, 1)
+        check_range("num_workers", num_workers, 0)
+        check_range("margin", margin, 0.0, 2.0)
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.image_size, self.margin, self.in_memory = image_size, margin, in_memory
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.augmentation = check_augmentation(flip, scale, aspect, shift)
+        self.on_error = on_error
+        self._datasets: dict[str, Dataset[Batch]] = {}
+        self._photo_sets: dict[str, PhotoDataset] = {}
+        self._info: DataInfo | None = None
+
+    @abstractmethod
+    def read(self) -> Collection:
+        """Read the annotation files; images are opened later."""
+
+    @property
+    @final
+    def info(self) -> DataInfo:
+        """What networks, measures and reports must know; read at first use."""
+        if self._info is None:
+            self._read_all()
+        assert self._info is not None
+        return self._info
+
+    @final
+    def setup(self, stage: str | None = None) -> None:
+        """Read the annotation files and check the images, once."""
+        _ = self.info
+
+    @final
+    def dataset(self, split: str) -> Dataset[Batch]:
+        """The data set of a split, ``"train"`` or ``"val"``; only the first is augmented."""
+        _ = self.info
+        check_name("split", split, self._datasets, "a split of the data")
+        return self._datasets[split]
+
+    @final
+    def photos(self, split: str) -> PhotoDataset:
+        """The photos of a split, whether or not their activations are cached."""
+        _ = self.info
+        check_name("split", split, self._photo_sets, "a split of the data")
+        return self._photo_sets[split]
+
+    @final
+    def enable_cache(
+        self, network: Backbone, folder: str | Path, *, views: int = 1, dtype: str = "float16"
+    ) -> None:
+        """Compute the activations of the frozen prefix once, and train from them.
+
+        Training batches then carry `prefix_activations` of one of `views` fixed augmented
+        views and no pixels; validation batches carry both.
+
+        Args:
+            network: with a frozen prefix.
+            folder: where caches lie; runs of the same setting share one.
+            views: number of fixed views per training sample.
+            dtype: ``"float16"``, ``"bfloat16"`` or ``"float32"``.
+        """
+        for split, photos in list(self._photo_sets.items()) or [
+            (s, self.photos(s)) for s in SPLITS
+        ]:
+            self._datasets[split] = CachedActivations(
+                photos,
+                network,
+                Path(folder),
+                fingerprint=f"{self.info.fingerprint}-{split}",
+                views=views if split == "train" else 1,
+                dtype=dtype,
+                with_pixels=split != "train",
+            )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Augmented views in an order that follows from (seed, epoch)."""
+        dataset: Any = self.dataset("train")
+        sampler = ShardedTrainSampler(dataset, self.batch_size, self.seed)
+        return self._loader(dataset, sampler)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every validation sample exactly once over all processes."""
+        dataset: Any = self.dataset("val")
+        return self._loader(dataset, ShardedValidationSampler(dataset))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The validation samples: these collections have two splits."""
+        return self.val_dataloader()
+
+    def _loader(self, dataset: Any, sampler: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=whole_batch,
+        )
+
+    def _read_all(self) -> None:
+        collection = self.read()
+        appearance = Appearance(
+            self.image_size,
+            self.margin,
+            self.mean,
+            self.std,
+            collection.flip_pairs,
+            with_parts=bool(collection.part_names),
+        )
+        for split in SPLITS:
+            photos = checked_photos(collection.splits[split], self.on_error)
+            check_labels(photos, collection.class_names, split)
+            self._photo_sets[split] = PhotoDataset(
+                photos,
+                appearance,
+                augmentation=self._augmentation(split),
+                seed=self.seed,
+                in_memory=self.in_memory,
+            )
+        self._datasets = dict(self._photo_sets)
+        self._info = self._describe(collection)
+
+    def _augmentation(self, split: str) -> Any:
+        changes = self.augmentation != check_augmentation(False, (1.0, 1.0), 0.0, 0.0)
+        return self.augmentation if split == "train" and changes else None
+
+    def _describe(self, collection: Collection) -> DataInfo:
+        content = hashlib.sha256()
+        for split in SPLITS:
+            for photo in self._photo_sets[split].photos:
+                content.update(repr((split, photo.path.name, *photo[1:6])).encode())
+                content.update(photo.part_locations.tobytes() + photo.part_boxes.tobytes())
+        return DataInfo(
+            name=collection.name,
+            class_names=collection.class_names,
+            part_names=collection.part_names,
+            part_groups=collection.part_groups,
+            instability_parts=collection.instability_parts,
+            image_size=self.image_size,
+            channels=3,
+            mean=self.mean,
+            std=self.std,
+            fingerprint=content.hexdigest()[:16],
+            licence=collection.licence,
+        )
+
+
+SPLITS = ("train", "val")
+
+
+def check_labels(photos: Sequence[Photo], class_names: Sequence[str], split: str) -> None:
+    """Raise ValueError unless the photos of a split can teach, or test, a distinction."""
+    counts = Counter(photo.label for photo in photos)
+    empty = [name for index, name in enumerate(class_names) if not counts[index]]
+    if empty:
+        raise ValueError(
+            f"each category must occur in the split {split!r}, but {', '.join(empty)} does not. "
+            f"Add images of it or leave the category out."
+        )
+    if len(class_names) == 1 and not counts[BACKGROUND]:
+        raise ValueError(
+            f"data of one category must hold background images, but the split {split!r} has only "
+            f"{class_names[0]!r}. Add a second category or background images."
+        )
