@@ -1,0 +1,172 @@
+"""What the measured quantities are called, mean, and cannot show."""
+
+from typing import NamedTuple
+
+
+class Measure(NamedTuple):
+    """One measured quantity, in words.
+
+    Attributes:
+        name: its last component in the logs, e.g. ``"part_tracking_mean_r2"``.
+        label: for tables and axes.
+        higher: whether higher is better.
+        percent: whether it is shown in percent.
+        shows: what it shows, one sentence.
+        cannot: what it cannot show, one sentence.
+    """
+
+    name: str
+    label: str
+    higher: bool
+    percent: bool
+    shows: str
+    cannot: str
+
+
+MEASURES = (
+    Measure(
+        "top1", "accuracy", True, True,
+        "Share of validation images whose category the network names.",
+        "It says nothing about what the decision rests on.",
+    ),
+    Measure(
+        "part_tracking_mean_r2", "part tracking, mean R²", True, False,
+        "How much of a part's motion inside the object's box a filter follows; its part is "
+        "chosen on one half of the images and scored on the other. 1 follows perfectly, 0 is a "
+        "fixed place in the box, below 0 is worse than that; a filter that hardly ever fires "
+        "counts as 0.",
+        "A constant offset from the part costs nothing, so a filter may sit beside its part; it "
+        "does not say whether the filter stays silent where the part is hidden.",
+    ),
+    Measure(
+        "part_tracking_share", "tracking filters (R² > .25)", True, True,
+        "Share of the filters that follow some part with R² > .25.",
+        "Many filters may follow the same part; see coverage and distinct parts.",
+    ),
+    Measure(
+        "part_tracking_coverage", "part groups covered", True, True,
+        "Share of the part groups (head, wings, legs ...) that at least one filter follows.",
+        "One filter is enough to cover a group.",
+    ),
+    Measure(
+        "part_tracking_distinct_parts", "distinct parts followed", True, False,
+        "Number of parts that at least one filter follows.",
+        "Neighbouring parts move together, so one filter may be counted for either.",
+    ),
+    Measure(
+        "location_instability", "location instability", False, False,
+        "Standard deviation of the distance between a filter's peak and a landmark, over the "
+        "image's diagonal (Zhang, Wu and Zhu, CVPR 2018); low is stable.",
+        "A filter that always fires at one fixed place scores better than most filters that follow "
+        "a part, so read it only beside the constant position.",
+    ),
+    Measure(
+        "location_instability_own_category", "location instability, own category", False, False,
+        "Location instability in the category with the filter's highest mean peak.",
+        "The same as location instability.",
+    ),
+    Measure(
+        "part_interpretability", "part interpretability (IoU > .2)", True, True,
+        "How often a filter's strongest region overlaps a part with IoU > .2 (Zhang, Wu and Zhu, "
+        "CVPR 2018, after Bau et al., CVPR 2017).",
+        "It depends on the radius of the disks that stand for the cells, and favours large parts.",
+    ),
+    Measure(
+        "class_selectivity", "class selectivity", True, False,
+        "How much more a filter answers to its favourite category than to the others (Morcos et "
+        "al., ICLR 2018); 0 to all alike, 1 to one only.",
+        "A selective filter may answer to the background of its category.",
+    ),
+    Measure(
+        "peak_consistency", "peak consistency", True, True,
+        "How often a filter's peak moves along when the image is shifted, mirrored or scaled.",
+        "It does not say that the filter finds the same part in different images.",
+    ),
+)  # fmt: skip
+
+BY_NAME = {measure.name: measure for measure in MEASURES}
+
+BASELINES = {
+    "random": "random position",
+    "constant": "constant position",
+    "object_centre": "object centre",
+    "mean_landmark": "mean landmark",
+    "random_network": "random network",
+    "shuffled_labels": "shuffled labels",
+    "shuffled_images": "shuffled images",
+    "oracle": "oracle per part",
+}
+
+BASELINE_MEANINGS = {
+    "random": "a position drawn anew for each image",
+    "constant": "always the centre of the image",
+    "object_centre": "always the centre of the object's box",
+    "mean_landmark": "always the part's mean place in the object's box",
+    "random_network": "the same network with random weights",
+    "shuffled_labels": "the same filters, labels dealt out at random",
+    "shuffled_images": "the same trials against the peaks of other images",
+    "oracle": "the cell nearest the landmark, the best this grid allows",
+}
+
+
+class Quantity(NamedTuple):
+    """A logged name, taken apart.
+
+    Attributes:
+        group: accuracy, parts, loss ...
+        layer: dotted name; empty where the quantity belongs to no layer.
+        name: of the quantity, without the baseline.
+        baseline: key of `BASELINES`; empty for the network's own score.
+    """
+
+    group: str
+    layer: str
+    name: str
+    baseline: str
+
+
+def parsed(logged: str) -> Quantity:
+    """Take a logged name such as ``parts/head.relu_2/location_instability_constant`` apart."""
+    *place, name = logged.split("/")
+    group, middle = "".join(place[:1]), place[1:]
+    for baseline in sorted(BASELINES, key=len, reverse=True):
+        if name.endswith(f"_{baseline}") and name[: -len(baseline) - 1]:
+            return Quantity(group, "/".join(middle), name[: -len(baseline) - 1], baseline)
+    return Quantity(group, "/".join(middle), name, "")
+
+
+def label_of(name: str) -> str:
+    """A quantity in words."""
+    if name in BY_NAME:
+        return BY_NAME[name].label
+    if name.startswith("part_tracking_best_"):
+        return f"best filter for {name.removeprefix('part_tracking_best_').replace('_', ' ')}, R²"
+    return name.replace("_", " ")
+
+
+def number(value: float | None, name: str = "", digits: int | None = None) -> str:
+    """A value of the quantity `name` as text: percent with one digit, else three.
+
+    None and NaN become a dash; a minus is typeset as one.
+    """
+    if value is None or value != value:
+        return "–"
+    measure = BY_NAME.get(name)
+    if measure is not None and measure.percent:
+        text = f"{100 * value:.{1 if digits is None else digits}f}"
+    else:
+        whole = name.endswith("distinct_parts")
+        text = f"{value:.{(1 if whole else 3) if digits is None else digits}f}"
+    return text.replace("-", "−")
+
+
+def unit_of(name: str) -> str:
+    """``", %"`` for what is shown in percent, else nothing."""
+    measure = BY_NAME.get(name)
+    return ", %" if measure is not None and measure.percent else ""
+
+
+def direction_of(name: str) -> str:
+    """An arrow towards the better end; empty where neither is."""
+    measure = BY_NAME.get(name)
+    return "" if measure is None else ("↑" if measure.higher else "↓")
