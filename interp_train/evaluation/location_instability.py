@@ -111,6 +111,51 @@ def _deviation(positions: Tensor, values: Tensor, landmark: Tensor, top: int | N
     return distances.std(0)
 
 
+def instability_by_category(
+    table: PeakTable,
+    diagonal: float,
+    parts: tuple[int, ...],
+    num_categories: int,
+    top: int | None,
+) -> Tensor:
+    """Mean over landmarks of D_{f,k} in each category, ``(C, K)``.
+
+    NaN where a category shows no landmark in two images; see `location_instability`.
+    """
+    return torch.stack(
+        [
+            landmark_deviations(_rows(table, category), diagonal, parts, top).nanmean(1)
+            for category in range(num_categories)
+        ]
+    )
+
+
+def baseline_instability(
+    name: str, baseline: PeakTable, diagonal: float, parts: tuple[int, ...], num_categories: int
+) -> Tensor:
+    """Instability of the pseudo-filters of a position baseline, ``(C, K)``; NaN as above.
+
+    All images count, because pseudo-filters have no peaks that rank them; but an oracle counts
+    only where its own part is visible, as a filter that tracks the part would fire only there.
+    """
+    if name != "oracle":
+        by_category = instability_by_category(baseline, diagonal, parts, num_categories, None)
+    else:
+        columns = []
+        for part in range(baseline.values.shape[1]):
+            seen = visible_parts(baseline)[:, part, None, None]
+            own = baseline._replace(
+                part_locations=torch.where(seen, baseline.part_locations, torch.nan),
+                positions=baseline.positions[:, part : part + 1],
+                values=baseline.values[:, part : part + 1],
+            )
+            columns.append(instability_by_category(own, diagonal, parts, num_categories, None))
+        by_category = torch.cat(columns, 1)
+    kept = measured_followers(name, baseline, num_categories)
+    by_category = torch.where(kept, by_category, torch.nan)
+    return by_category[:, by_category.isfinite().any(0)]
+
+
 def location_instability(
     table: PeakTable,
     diagonal: float,
@@ -136,12 +181,7 @@ def location_instability(
     """
     if top is not None and top < 2:
         raise ValueError(f"`top` must be at least 2 (a deviation needs two images), but got {top}.")
-    by_category = torch.stack(
-        [
-            landmark_deviations(_rows(table, category), diagonal, parts, top).nanmean(1)
-            for category in range(num_categories)
-        ]
-    )
+    by_category = instability_by_category(table, diagonal, parts, num_categories, top)
     measurable = by_category.isfinite().all(1)
     if not measurable.any():
         raise ValueError(
@@ -198,28 +238,18 @@ class LocationInstabilityMetric(PeakMetric):
         if not _measurable(table, scheme):
             self.missing = "landmarks that are annotated in at least two images"
             return {}
-        self.result = self._scored(table, scheme, self.top)
-        scores = _named_means(
-            self.result.best_category, self.result.own_category, "", scheme.num_categories
+        diagonal, parts = self.frame().diagonal(), scheme.instability_parts
+        count = scheme.num_categories
+        self.result = location_instability(
+            table, diagonal, parts=parts, num_categories=count, top=self.top
         )
+        scores = _named_means(self.result.best_category, self.result.own_category, "", count)
         for name, baseline in position_baselines(table, self.frame(), self.seed).items():
-            by_category = self._scored(baseline, scheme, None).by_category
-            kept = measured_followers(name, baseline, scheme.num_categories)
-            by_category = torch.where(kept, by_category, torch.nan)
-            by_category = by_category[:, by_category.isfinite().any(0)]
+            by_category = baseline_instability(name, baseline, diagonal, parts, count)
             best = by_category.nan_to_num(torch.inf).amin(0)
             own = by_category.nanmean(0)  # no peaks of its own choose a category
-            scores.update(_named_means(best, own, f"_{name}", scheme.num_categories))
+            scores.update(_named_means(best, own, f"_{name}", count))
         return scores
-
-    def _scored(self, table: PeakTable, scheme: PartScheme, top: int | None) -> InstabilityResult:
-        return location_instability(
-            table,
-            self.frame().diagonal(),
-            parts=scheme.instability_parts,
-            num_categories=scheme.num_categories,
-            top=top,
-        )
 
 
 def _measurable(table: PeakTable, scheme: PartScheme) -> bool:
