@@ -7,6 +7,7 @@ share of the time that goes into interpretability.
 import fnmatch
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -32,7 +33,7 @@ class Progress(Callback):
         self,
         forecast_after: int = 20,
         seconds_between_lines: float = 30.0,
-        quantities: tuple[str, ...] | list[str] = ("accuracy/*",),
+        quantities: Sequence[str] = ("accuracy/top1", "parts/*/part_tracking_mean_r2"),
     ) -> None:
         self.forecast_after = forecast_after
         self.seconds_between_lines = seconds_between_lines

@@ -92,7 +92,7 @@ def test_curves_and_settings_are_in_tensorboard_also_after_a_resume(tmp_path):
 
 
 def test_a_nan_names_its_term_and_spares_the_checkpoint(tmp_path):
-    config = toy_config(tmp_path, learning__misbehave="nan", learning__at_step=9)
+    config = toy_config(tmp_path, learning__misbehave="infinite", learning__at_step=9)
     with pytest.raises(FloatingPointError, match=r"epoch 2.*first in: extra\."):
         train(config)
     folder = only_folder(tmp_path)

@@ -63,11 +63,11 @@ def shard(entries):
 class SquareData(lightning.pytorch.LightningDataModule):
     """24 squares to learn from, 11 to measure on."""
 
-    def __init__(self, seed=0, train_size=24, root=None):
+    def __init__(self, seed=0, train_size=24, root=None, image_size=8):
         super().__init__()
         self.seed, self.train_size = seed, train_size
         self.info = DataInfo(
-            "squares", ("dark", "bright"), (), {}, (), 8, 3, (0.0,) * 3, (1.0,) * 3,
+            "squares", ("dark", "bright"), (), {}, (), image_size, 3, (0.0,) * 3, (1.0,) * 3,
             f"squares-{train_size}", "CC0",
         )  # fmt: skip
 
@@ -79,12 +79,12 @@ class SquareData(lightning.pytorch.LightningDataModule):
         return DataLoader(Squares(1000, 11), batch_size=4, sampler=shard(list(range(11))))
 
 
-def two_layers(width=4, weights=None):
+def two_layers(width=4, weights=None, image_size=8):
     """A backbone of one convolution."""
     chain = {"convolution": nn.Conv2d(3, width, 3, padding=1), "relu": nn.ReLU()}
     classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3))
     classifier.append(nn.Linear(width, 2))
-    return Backbone(chain, taps={"top": "relu"}, classifier=classifier, image_size=8)
+    return Backbone(chain, taps={"top": "relu"}, classifier=classifier, image_size=image_size)
 
 
 class SquareClassifier(LearnedSystem):
@@ -95,7 +95,7 @@ class SquareClassifier(LearnedSystem):
         data_info: of the data.
         objectives: none.
         lr: learning rate.
-        misbehave: ``"nan"``, ``"SIGTERM"``, ``"SIGINT"``, ``"SIGKILL"``, ``"error"`` or
+        misbehave: ``"infinite"``, ``"SIGTERM"``, ``"SIGINT"``, ``"SIGKILL"``, ``"error"`` or
             ``"disk"``.
         at_step: when.
         only_once: file that, if it exists, stops the misbehaviour.
@@ -124,8 +124,8 @@ class SquareClassifier(LearnedSystem):
             return 1.0
         if self.only_once:
             open(self.only_once, "w").close()  # noqa: PTH123
-        if self.misbehave == "nan":
-            return float("nan")
+        if self.misbehave == "infinite":
+            return float("inf")
         if self.misbehave == "error":
             raise RuntimeError("the toy breaks")
         if self.misbehave == "disk":
