@@ -6,7 +6,6 @@ tables with one row per shape, and averaged over each pixel. The index at a pixe
 ground truth.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -29,6 +28,8 @@ SHADOW_STRENGTH = 80
 CONTOUR_DARKNESS = 0.4
 
 MAX_SHAPES = 255
+
+_BAND = 48
 
 FloatArray = NDArray[np.float32]
 IndexMap = NDArray[np.uint8]
@@ -178,9 +179,15 @@ class Canvas:
         height = np.clip((lines - top) / np.maximum(bottom - top, 1.0), 0.0, 1.0)[:, :, None]
         table = np.zeros((len(self), len(lines), 4), dtype=np.uint8)
         table[rows] = grades[:, None, :4] + (grades[:, None, 4:] - grades[:, None, :4]) * height
-        address = np.multiply(shapes, len(lines), dtype=np.intp)
-        address += (np.arange(side) // OVERSAMPLING)[:, None]
-        return table.view(np.uint32).ravel().take(address).view(np.uint8).reshape(side, side, 4)
+        colours = table.view(np.uint32).ravel()
+        line_of = (np.arange(side) // OVERSAMPLING)[:, None]
+        pixels = np.empty((side, side), dtype=np.uint32)
+        for start in range(0, side, _BAND):  # bands stay in the processor's cache
+            band = slice(start, start + _BAND)
+            address = np.multiply(shapes[band], len(lines), dtype=np.intp)
+            address += line_of[band]
+            colours.take(address, out=pixels[band], mode="clip")
+        return pixels.view(np.uint8).reshape(side, side, 4)
 
     def _contour(self, raster: Image.Image) -> NDArray[np.bool_]:
         """Samples on either side of a border between two groups."""
@@ -207,9 +214,10 @@ class Canvas:
         columns = np.ascontiguousarray(table.T)  # one row per coefficient
         shape = shapes.ravel().take(where).astype(np.intp)
         zoom = np.float32(1 / (camera[2] * side))
-        columns_x, rows_y = _centres(side)
-        x = columns_x.take(where) * zoom - np.float32(camera[0] / camera[2])
-        y = rows_y.take(where) * zoom - np.float32(camera[1] / camera[2])
+        samples = where.astype(np.float32)
+        row = np.floor((samples + 0.5) * np.float32(1 / side))
+        x = (samples - row * side + 0.5) * zoom - np.float32(camera[0] / camera[2])
+        y = (row + 0.5) * zoom - np.float32(camera[1] / camera[2])
 
         def of(column: int) -> FloatArray:
             values: FloatArray = columns[column].take(shape)
@@ -229,13 +237,6 @@ class Canvas:
             colour = (of(17 + channel) + of(20 + channel) * pattern) * light
             colours[:, channel] = np.minimum(colour, 255.0, out=colour)
         pixels.view(np.uint32).ravel()[where] = colours.view(np.uint32).ravel()
-
-
-@functools.cache
-def _centres(side: int) -> tuple[FloatArray, FloatArray]:
-    """Centres of all samples: x, and y, flat."""
-    line = np.arange(side, dtype=np.float32) + np.float32(0.5)
-    return np.tile(line, side), np.repeat(line, side)
 
 
 def compose(outer: Matrix, inner: Matrix) -> Matrix:
