@@ -45,7 +45,7 @@ class LayerMetricCallback(Callback, ABC):
     Args:
         layers: tap aliases or dotted names; on a module that is not a `LearnedSystem` a name
             may be given without its beginning (``"layer4"`` for ``"model.layer4"``).
-        every_n_epochs: measures in every n-th epoch of a fit, in its last, and in every
+        every_n_epochs: measures in every n-th epoch of a fit, in number `max_epochs`, and in every
             `validate`.
         save_records: writes ``<default_root_dir>/measures/<layer>.npz`` (`layer_records`).
         random_network: at the first validation, measures a copy with random weights too.
