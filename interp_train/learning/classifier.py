@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_choice
+from interp_train.label_counts import LabelCounts, membership_of
 from interp_train.learning.category_accuracy import CategoryAccuracy
-from interp_train.learning.label_counts import LabelCounts, membership_of
 from interp_train.protocols import FilterObjective
 from interp_train.structures import BACKGROUND, Batch, DataInfo, StepOutputs
 from interp_train.systems import LearnedSystem

@@ -167,7 +167,9 @@ def paper_gradient(
     log_marginal = (log_likelihood.exp() @ prior).log()
     log_likelihood = log_likelihood.gather(2, chosen[..., None])[..., 0]
     weights = prior[chosen] * log_likelihood.exp() * (log_likelihood - log_marginal)
-    return -weights[..., None, None] * templates[chosen]
+    # `embedding` copies whole rows, several times faster than indexing.
+    selected = torch.nn.functional.embedding(chosen, templates.flatten(1))
+    return -(weights[..., None] * selected).view(*chosen.shape, *templates.shape[1:])
 
 
 def released_gradient(

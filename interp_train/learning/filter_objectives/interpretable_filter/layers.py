@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_train.collectives import num_processes, sum_over_processes
+from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.interpretable_filter.functional import (
     argmax_centre,
     centroid_centre,
@@ -14,7 +15,6 @@ from interp_train.learning.filter_objectives.interpretable_filter.functional imp
     mask_maps,
     paper_declines,
 )
-from interp_train.learning.label_counts import membership_of
 
 CENTRES: dict[str, Callable[[Tensor], Tensor]] = {
     "argmax": argmax_centre,

@@ -17,6 +17,7 @@ from interp_train.collectives import (
     process_index,
     sum_over_processes,
 )
+from interp_train.label_counts import LabelCounts
 from interp_train.learning.filter_objectives.interpretable_filter import functional
 from interp_train.learning.filter_objectives.interpretable_filter.layers import (
     CENTRES,
@@ -24,7 +25,6 @@ from interp_train.learning.filter_objectives.interpretable_filter.layers import 
     in_full_precision,
     inject_gradient,
 )
-from interp_train.learning.label_counts import LabelCounts
 
 LOSSES = ("exact_mutual_information", "paper_approximation", "released_gradient")
 SCHEDULES = ("paper", "inverse_epoch", "constant")

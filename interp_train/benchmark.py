@@ -1,0 +1,328 @@
+"""What an objective costs: time and memory of a training step, with it and without.
+
+`BENCHMARKS` holds one entry per objective in ``conf/filter_objective``; its presets are measured
+beside one another. Steps with and without the objective alternate, so that other load on the
+machine meets both alike.
+"""
+
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+
+from interp_train.atomic_files import write_json
+from interp_train.backbones.heads import ConvolutionalHead
+from interp_train.backbones.torchvision_backbone import torchvision_backbone
+from interp_train.checks import check_name, check_range
+from interp_train.config_places import config_dir
+from interp_train.learning.classifier import Classifier
+from interp_train.structures import DataInfo, ImageBatch
+from interp_train.targets import build
+
+ORDINARY = "none"  # the option of the ordinary twin
+_WARM_UP = 2  # steps before the first that counts
+_MEMORY_STEPS = 3
+
+
+class Setting(NamedTuple):
+    """One network and batch, on which all objectives are compared.
+
+    Attributes:
+        backbone: torchvision's name.
+        cut: last step of the backbone; the head with the tapped layer stands on it.
+        image_size: side of the images, in pixels.
+        batch_size: N.
+        num_categories: C.
+        device: torch's name.
+        precision: ``"float32"`` or ``"bfloat16"`` (autocast).
+    """
+
+    backbone: str
+    cut: str
+    image_size: int
+    batch_size: int
+    num_categories: int
+    device: str
+    precision: str
+
+
+class TrainingStep:
+    """Repeats the training step of one network on one random batch.
+
+    Args:
+        setting: network and batch.
+        objective: option of the group ``filter_objective``; `ORDINARY` for none.
+    """
+
+    def __init__(self, setting: Setting, objective: str) -> None:
+        torch.manual_seed(0)
+        self.setting = setting
+        self.system = _classifier(setting, objective).to(setting.device).train()
+        optimizer = self.system.configure_optimizers()
+        assert isinstance(optimizer, torch.optim.Optimizer)  # no scheduler was given
+        self.optimizer = optimizer
+        self.batch = _batch(setting)
+        self.map_size = tuple(self.system.network.feature_shape()[1:])
+
+    def __call__(self) -> tuple[float, float]:
+        """Seconds of one step (forward, loss terms, backward, update): wall and processor."""
+        self._wait()
+        start, cpu_start = time.perf_counter(), time.process_time()
+        self.optimizer.zero_grad()
+        device, precision = self.setting.device, getattr(torch, self.setting.precision)
+        kind = torch.device(device).type
+        with torch.autocast(kind, precision, enabled=precision != torch.float32):
+            terms = self.system.loss_terms(self.system.run(self.batch), self.batch)
+        torch.stack(tuple(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self._wait()
+        return time.perf_counter() - start, time.process_time() - cpu_start
+
+    def _wait(self) -> None:
+        if torch.device(self.setting.device).type == "cuda":
+            torch.cuda.synchronize(self.setting.device)
+
+
+def benchmark_objective(
+    objectives: Sequence[str],
+    *,
+    backbone: str = "resnet18",
+    cuts: Sequence[str] = ("layer4", "layer3"),
+    image_size: int = 224,
+    batch_size: int = 16,
+    num_categories: int = 7,
+    repetitions: int = 10,
+    device: str = "cpu",
+    precision: str = "float32",
+    output: str | None = None,
+) -> dict[str, Any]:
+    """Cost of a training step with each objective, over the step of the same network without.
+
+    Args:
+        objectives: options of the group ``filter_objective``.
+        backbone: torchvision's name.
+        cuts: last steps of the backbone, one per map size; of ResNet-18 at 224 pixels, layer4
+            gives 7x7 and layer3 14x14. A head with one added convolution is put on each.
+        image_size: side of the images, in pixels.
+        batch_size: images per step.
+        num_categories: number of logits.
+        repetitions: rounds; in each round every objective makes one step, in turn.
+        device: torch's name.
+        precision: ``"float32"`` or ``"bfloat16"`` (autocast).
+        output: JSON file to write; None writes none.
+
+    Returns:
+        ``rows`` (one per cut and objective: seconds are medians, `time_ratio` the ratio of
+        medians, `time_ratio_low` and `_high` the quartiles of the ratios within rounds,
+        `memory_ratio` of peak memory) and ``setting``.
+    """
+    check_range("repetitions", repetitions, 2)
+    rows = []
+    for cut in cuts:
+        setting = Setting(backbone, cut, image_size, batch_size, num_categories, device, precision)
+        rows += _compare(setting, objectives, repetitions)
+    described = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    described["device_name"] = torch.cuda.get_device_name(device) if "cuda" in device else "cpu"
+    result = {
+        "rows": rows,
+        "setting": {
+            **described,
+            "backbone": backbone,
+            "image_size": image_size,
+            "batch_size": batch_size,
+            "num_categories": num_categories,
+            "repetitions": repetitions,
+            "device": device,
+            "precision": precision,
+        },
+    }
+    if output is not None:
+        write_json(Path(output), result)
+    return result
+
+
+def _compare(setting: Setting, objectives: Sequence[str], repetitions: int) -> list[dict[str, Any]]:
+    names = (ORDINARY, *objectives)
+    steps = {name: TrainingStep(setting, name) for name in names}
+    measured = interleaved(steps, repetitions)
+    height, width = steps[ORDINARY].map_size
+    del steps
+    memory = {name: peak_memory(setting, name) for name in names}
+    return [
+        {
+            "objective": name,
+            "cut": setting.cut,
+            "map": f"{height}x{width}",
+            **time_ratios(measured[name], measured[ORDINARY]),
+            "peak_mib": memory[name] / 2**20,
+            "peak_mib_without": memory[ORDINARY] / 2**20,
+            "memory_ratio": memory[name] / memory[ORDINARY],
+        }
+        for name in objectives
+    ]
+
+
+def time_ratios(
+    measured: Sequence[tuple[float, float]], ordinary: Sequence[tuple[float, float]]
+) -> dict[str, float]:
+    """How much longer steps take than the ordinary steps of the same rounds.
+
+    Args:
+        measured: seconds of wall and of processor time, per round.
+        ordinary: the same, of the step without objective.
+    """
+    walls, cpus = zip(*measured, strict=True)
+    other_walls, other_cpus = zip(*ordinary, strict=True)
+    ratios = [mine / other for mine, other in zip(walls, other_walls, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {
+        "seconds": statistics.median(walls),
+        "seconds_without": statistics.median(other_walls),
+        "time_ratio": statistics.median(walls) / statistics.median(other_walls),
+        "time_ratio_low": low,
+        "time_ratio_high": high,
+        "processor_ratio": statistics.median(cpus) / statistics.median(other_cpus),
+    }
+
+
+def interleaved(
+    steps: Mapping[str, Callable[[], tuple[float, float]]], repetitions: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Times of each step, one of each per round; the order turns from round to round.
+
+    Args:
+        steps: name -> function that makes a step and returns its times.
+        repetitions: rounds that count, after the warm-up.
+    """
+    names = list(steps)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for step in steps.values():
+        for _ in range(_WARM_UP):
+            step()
+    for turn in range(repetitions):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(steps[name]())
+    return seconds
+
+
+def peak_memory(setting: Setting, objective: str) -> int:
+    """Bytes at the peak of a few steps, in a process of its own.
+
+    On a GPU what torch allocates; on the CPU what the process holds more than after importing
+    everything.
+    """
+    code = "import sys; from interp_train.benchmark import print_peak; print_peak(sys.argv[1])"
+    task = json.dumps({"setting": setting, "objective": objective})
+    # Freed tensors go back to the system at once, so that resident size is what tensors need.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, task],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    if done.returncode:
+        raise RuntimeError(f"The process that measures memory failed:\n{done.stderr}")
+    return int(done.stdout.split()[-1])
+
+
+def print_peak(task: str) -> None:
+    """Body of the process of `peak_memory`."""
+    described = json.loads(task)
+    setting = Setting(*described["setting"])
+    before = _resident_peak()
+    step = TrainingStep(setting, described["objective"])
+    for _ in range(_MEMORY_STEPS):
+        step()
+    if torch.device(setting.device).type == "cuda":
+        print(torch.cuda.max_memory_allocated(setting.device))
+    else:
+        print(_resident_peak() - before)
+
+
+def _resident_peak() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # unlike getrusage, this does not remember the parent's size
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _classifier(setting: Setting, objective: str) -> Classifier:
+    network = torchvision_backbone(setting.backbone, cut=setting.cut, image_size=setting.image_size)
+    names = tuple(f"category {index}" for index in range(setting.num_categories))
+    info = DataInfo(
+        "random", names, (), {}, (), setting.image_size, 3, (0.0,) * 3, (1.0,) * 3, "", ""
+    )
+    objectives = {} if objective == ORDINARY else {objective: build(objective_node(objective))}
+    return Classifier(
+        network,
+        info,
+        objectives,
+        loss="softmax" if setting.num_categories > 1 else "logistic",
+        head=ConvolutionalHead,
+        optimizer=functools.partial(torch.optim.SGD, lr=1e-4, momentum=0.9),
+    )
+
+
+def _batch(setting: Setting) -> ImageBatch:
+    number, side = setting.batch_size, setting.image_size
+    images = torch.randn(number, 3, side, side, device=setting.device)
+    labels = (torch.arange(number) % setting.num_categories).to(setting.device)
+    boxes = torch.full((number, 4), torch.nan, device=setting.device)
+    ids = torch.arange(number, device=setting.device)
+    return ImageBatch(images, labels, ids, boxes, images.new_empty(number, 0, 0, 0))
+
+
+def objective_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Content of every YAML file in the group ``filter_objective``, by option."""
+    paths = sorted(folder.glob("*.yaml"))
+    return {path.stem: yaml.safe_load(path.read_text("utf-8")) or {} for path in paths}
+
+
+def objective_node(name: str, folder: Path | None = None) -> dict[str, Any]:
+    """The node of one objective, with what its preset inherits.
+
+    Args:
+        name: option of the group ``filter_objective``.
+        folder: of that group; None is the one of this package.
+
+    Raises:
+        ValueError: if there is no such option.
+    """
+    files = objective_files(folder or config_dir() / "filter_objective")
+    check_name("objective", name, files, "an option of filter_objective")
+    own = dict(files[name])
+    parents = [parent for parent in own.pop("defaults", ()) if parent != "_self_"]
+    inherited = {key: v for p in parents for key, v in objective_node(p, folder).items()}
+    return {**inherited, **own}
+
+
+def objective_benchmarks(folder: Path) -> dict[str, Callable[..., dict[str, Any]]]:
+    """``filter_objective/<name>`` -> benchmark of that objective, or of its presets."""
+    files = objective_files(folder)
+    found: dict[str, Callable[..., dict[str, Any]]] = {}
+    for name in files:
+        if "_target_" in files[name]:
+            presets = [key for key, node in files.items() if name in node.get("defaults", ())]
+            measured = tuple(presets or [name])
+            found[f"filter_objective/{name}"] = functools.partial(benchmark_objective, measured)
+    return found
+
+
+BENCHMARKS = objective_benchmarks(config_dir() / "filter_objective")

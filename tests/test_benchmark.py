@@ -1,0 +1,80 @@
+import json
+
+import pytest
+import yaml
+
+from interp_train import benchmark
+from interp_train.config_places import config_dir
+
+TARGET = "filter_objective/interpretable_filter"
+
+
+def test_every_preset_of_an_objective_is_measured():
+    measured = benchmark.BENCHMARKS[TARGET].args[0]
+    assert set(measured) == {
+        "exact_mutual_information", "paper_approximation", "released_gradient",
+    }  # fmt: skip
+
+
+def test_a_preset_changes_what_it_inherits_and_nothing_else():
+    base = yaml.safe_load((config_dir() / f"{TARGET}.yaml").read_text())
+    node = benchmark.objective_node("exact_mutual_information")
+    own = yaml.safe_load(
+        (config_dir() / "filter_objective/exact_mutual_information.yaml").read_text()
+    )
+    del own["defaults"]
+    assert node == {**base, **own}
+
+
+def test_an_unknown_objective_is_named():
+    with pytest.raises(ValueError, match="`objective` must name an option of filter_objective"):
+        benchmark.objective_node("interpretable_filtre")
+
+
+def test_rounds_take_turns():
+    calls = []
+
+    def step(name):
+        return lambda: (calls.append(name), 1.0)
+
+    steps = {name: step(name) for name in "abc"}
+    found = benchmark.interleaved(steps, 3)
+    assert "".join(calls) == "aabbcc" + "abc" + "bca" + "cab"
+    assert all(len(times) == 3 for times in found.values())
+
+
+def test_ratios_of_known_times():
+    measured = [(2.0, 3.0), (4.0, 3.0), (6.0, 9.0), (3.0, 6.0)]
+    ordinary = [(1.0, 3.0), (2.0, 3.0), (2.0, 3.0), (3.0, 3.0)]
+    ratios = benchmark.time_ratios(measured, ordinary)
+    assert ratios["seconds"] == 3.5
+    assert ratios["time_ratio"] == 3.5 / 2.0
+    assert ratios["processor_ratio"] == 4.5 / 3.0
+    assert ratios["time_ratio_low"] <= 2.0 <= ratios["time_ratio_high"]
+
+
+def test_a_small_benchmark_gives_a_table_and_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "peak_memory", lambda setting, name: 3 - (name == "none"))
+    path = tmp_path / "benchmark.json"
+    result = benchmark.BENCHMARKS[TARGET](
+        cuts=["layer3"], image_size=32, batch_size=2, repetitions=2, output=str(path)
+    )
+    assert [row["map"] for row in result["rows"]] == ["2x2"] * 3
+    assert all(row["time_ratio"] > 0 and row["memory_ratio"] == 1.5 for row in result["rows"])
+    assert json.loads(path.read_text()) == json.loads(json.dumps(result))
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_the_step_not_of_the_libraries():
+    setting = benchmark.Setting("resnet18", "layer1", 64, 4, 3, "cpu", "float32")
+    small = benchmark.peak_memory(setting, "none")
+    large = benchmark.peak_memory(setting._replace(batch_size=64), "none")
+    # 60 more images of 64 channels of 32x32 and, several times, of 16x16 in float32.
+    assert large - small > 60 * 64 * (32**2 + 4 * 16**2) * 4
+
+
+@pytest.mark.slow
+def test_a_failing_process_is_reported():
+    setting = benchmark.Setting("resnet18", "layer9", 64, 4, 3, "cpu", "float32")
+    with pytest.raises(RuntimeError, match="`cut` must name a step of the chain"):
+        benchmark.peak_memory(setting, "none")
