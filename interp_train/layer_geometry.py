@@ -161,8 +161,8 @@ def measure_geometry(
 def _measure(
     network: nn.Module, layers: Sequence[str], side: int, *, method: str, last: bool
 ) -> dict[str, LayerGeometry]:
-    weights = next((p for p in network.parameters() if p.dim() == 4), None)
-    channels = 3 if weights is None else int(weights.shape[1])
+    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    channels = next((convolution.in_channels for convolution in convolutions), 3)
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():
         images = torch.rand(1, channels, side, side, generator=generator, dtype=torch.float64)
@@ -172,56 +172,63 @@ def _measure(
         found = {}
         for layer in layers:
             intervals = _central_intervals(tap.activations[layer], images, layer)
-            geometry = _from_intervals(*intervals, side=side, last=last)
+            geometry = _from_intervals(intervals, side)
+            if geometry is None and last:
+                stride = side / tap.activations[layer].shape[-1]
+                geometry = LayerGeometry(stride, (stride - 1) / 2, float(side))
             if geometry is not None:
                 found[layer] = geometry
     return found
 
 
+class _Interval(NamedTuple):
+    """First and last image column that a cell sees."""
+
+    cell: int
+    first: int
+    last: int
+
+
 def _central_intervals(
     activations: Tensor, images: Tensor, layer: str
-) -> tuple[int, tuple[int, int], tuple[int, int], int]:
-    """Index of a central cell, the image columns it and its right neighbour see, grid width."""
+) -> tuple[_Interval, _Interval]:
+    """What two cells left and right of the centre see.
+
+    They lie some cells apart, so that strides below one pixel show as well.
+    """
     if activations.dim() != 4 or activations.shape[-1] < 2:
         raise ValueError(
             f"`layers` must name layers with at least 2x2 cells to measure where they lie, but "
             f"{layer!r} puts out {tuple(activations.shape)}. Use a larger image."
         )
-    row, cell = activations.shape[-2] // 2, (activations.shape[-1] - 1) // 2
+    row, centre = activations.shape[-2] // 2, (activations.shape[-1] - 1) // 2
+    apart = max(1, activations.shape[-1] // 16)
     generator = torch.Generator().manual_seed(1)
     weights = torch.rand(activations.shape[1], generator=generator, dtype=torch.float64) + 0.5
     intervals = []
-    for column in (cell, cell + 1):
-        score = (activations[0, :, row, column] * weights).sum()
+    for cell in (max(0, centre - apart), centre + apart):
+        score = (activations[0, :, row, cell] * weights).sum()
         (gradient,) = torch.autograd.grad(score, images, retain_graph=True)
         columns = gradient[0].abs().sum(dim=(0, 1)).nonzero().flatten()
         if not len(columns):
             raise ValueError(
-                f"`layers` must name layers that depend on the image, but the gradient of {layer!r} "
-                f"is zero everywhere. State where its cells lie yourself."
+                f"`layers` must name layers that depend on the image, but the gradient of "
+                f"{layer!r} is zero everywhere. Check that the network uses its input."
             )
-        intervals.append((int(columns[0]), int(columns[-1])))
-    return cell, intervals[0], intervals[1], int(activations.shape[-1])
+        intervals.append(_Interval(cell, int(columns[0]), int(columns[-1])))
+    return intervals[0], intervals[1]
 
 
-def _from_intervals(
-    cell: int,
-    first: tuple[int, int],
-    second: tuple[int, int],
-    cells: int,
-    *,
-    side: int,
-    last: bool,
-) -> LayerGeometry | None:
-    fits = first[0] > 0 and second[1] < side - 1 and second[0] > first[0]
-    if fits:
-        stride = float(second[0] - first[0])
-        centre = (first[0] + first[1]) / 2
-        return LayerGeometry(stride, centre - stride * cell, float(first[1] - first[0] + 1))
-    if not last:
+def _from_intervals(intervals: tuple[_Interval, _Interval], side: int) -> LayerGeometry | None:
+    """The geometry that explains both intervals; None if the image cuts one of them off."""
+    left, right = intervals
+    if left.first == 0 or right.last == side - 1 or right.first <= left.first:
         return None
-    stride = side / cells
-    return LayerGeometry(stride, (stride - 1) / 2, float(side))
+    sums = (left.first + left.last, right.first + right.last)
+    stride = (sums[1] - sums[0]) / 2 / (right.cell - left.cell)
+    offset = (sum(sums) / 2 - stride * (left.cell + right.cell)) / 2
+    size = max(interval.last - interval.first + 1 for interval in intervals)
+    return LayerGeometry(stride, offset, float(size))
 
 
 def _open_copy(network: nn.Module) -> nn.Module:

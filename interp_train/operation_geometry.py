@@ -89,7 +89,7 @@ class GridTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in _CONVOLUTIONS:
             return _after_convolution(grids[0], args)
         if name in _POOLS:
-            return _after_pool(grids[0], args)
+            return _after_pool(grids[0], args, dilates="max" in name)
         if name == "aten::constant_pad_nd":
             return _after_pad(grids[0], args[1])
         if name in ("aten::_adaptive_avg_pool2d", "aten::adaptive_avg_pool2d"):
@@ -140,10 +140,11 @@ def _after_convolution(grid: Any, args: Sequence[Any]) -> Grid | str:
     return _slide(grid, tuple(weight.shape[-2:]), stride, padding, dilation)
 
 
-def _after_pool(grid: Any, args: Sequence[Any]) -> Grid:
+def _after_pool(grid: Any, args: Sequence[Any], *, dilates: bool) -> Grid:
     kernel = args[1]
     stride = args[2] if len(args) > 2 and args[2] else kernel
-    return _slide(grid, kernel, stride, args[3] if len(args) > 3 else 0)
+    dilation = args[4] if dilates and len(args) > 4 else 1
+    return _slide(grid, kernel, stride, args[3] if len(args) > 3 else 0, dilation)
 
 
 def _after_pad(grid: Any, padding: Sequence[int]) -> Grid:

@@ -47,9 +47,8 @@ class Backbone(nn.Module):
         chain: ordered steps, dotted name -> module.
         classifier: what follows the chain: a module (registered as ``classifier``), or ordered
             steps, dotted name -> module; None if a head or `resize_classifier` will follow.
-        taps: aliases for dotted names, besides the automatic ones: ``early`` (last layer of
-            stride <= 4), ``mid`` (last layer of half the top's stride), ``top``. Entries whose
-            layer was cut off are left out.
+        taps: aliases for dotted names, besides the automatic ``early``, ``mid``, ``top`` of
+            `aliases_by_stride`. Entries whose layer was cut off are left out.
         cut: alias or dotted name of the last step that is kept; the classifier goes with the
             rest. None keeps all.
         freeze: alias or dotted name of the last frozen step. None freezes nothing.

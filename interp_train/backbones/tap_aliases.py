@@ -14,7 +14,7 @@ def aliases_by_stride(
     """Alias -> dotted name, for steps that are not poolings.
 
     ``top`` and ``last`` are the last layer; ``mid`` is the last layer of half its stride; ``early``
-    the last layer of a stride of at most 4 pixels, if there is one below the top.
+    the last layer of the largest stride below the top's that is at most 4 pixels.
 
     Args:
         steps: of the chain, in order; not empty, or there are no aliases.
@@ -24,12 +24,13 @@ def aliases_by_stride(
         return {}
     layers = [step for step, module in steps.items() if not is_pooling(module)]
     top = layers[-1] if layers else list(steps)[-1]
-    strides: dict[str, float] = {}
+    last_of: dict[float, str] = {}
     for step in layers:
         grid = traces[step].grid if step in traces else None
         if isinstance(grid, tuple):
-            strides[step] = grid[1].stride
-    early = [step for step, stride in strides.items() if stride <= 4 and step != top]
-    mid = [step for step, stride in strides.items() if stride * 2 == strides.get(top)]
-    taps = {"early": early[-1]} if early else {}
-    return taps | ({"mid": mid[-1]} if mid else {}) | {"top": top, "last": top}
+            last_of[grid[1].stride] = step
+    stride = next((stride for stride, step in last_of.items() if step == top), 0.0)
+    early = last_of.get(max((s for s in last_of if s <= 4 and s < stride), default=0.0))
+    mid = last_of.get(stride / 2)
+    taps = {"early": early, "mid": mid, "top": top, "last": top}
+    return {alias: layer for alias, layer in taps.items() if layer is not None}

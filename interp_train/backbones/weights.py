@@ -107,7 +107,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         raise ValueError(
             f"`weights` must be a file of tensors (torch.save of a state dict), but {str(file)!r} "
-            f"cannot be read as one: {str(error).splitlines()[0]}."
+            f"cannot be read as one ({str(error).partition(chr(10))[0] or type(error).__name__})."
         ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

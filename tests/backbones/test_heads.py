@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from interp_train.backbones.heads import ConvolutionalHead
+
+
+def slow_head(head, maps):
+    """The paper's order written out: two added convolutions, pooling, one hidden layer."""
+    for convolution in (head.convolution_1, head.convolution_2):
+        maps = functional.conv2d(maps, convolution.weight, convolution.bias, padding=1).clamp(min=0)
+    n, k, h, w = maps.shape
+    pooled = torch.zeros(n, k, h // 2, w // 2)
+    for row in range(h // 2):
+        for column in range(w // 2):
+            window = maps[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            pooled[:, :, row, column] = window.amax((2, 3))
+    hidden = (pooled.reshape(n, -1) @ head.hidden_1.weight.T + head.hidden_1.bias).clamp(min=0)
+    return hidden @ head.linear.weight.T + head.linear.bias
+
+
+def test_agrees_with_the_layers_written_out():
+    head = ConvolutionalHead(
+        3, 4, in_size=(7, 5), added_convolutions=2, channels=6, hidden=[8], dropout=0.9
+    ).eval()
+    maps = torch.randn(2, 3, 7, 5)
+    torch.testing.assert_close(head(maps), slow_head(head, maps))
+    assert head.taps == {"added_1": "relu_1", "added_2": "relu_2", "last": "relu_2"}
+
+
+def test_mean_pooling_without_added_layers_is_a_linear_model_of_the_means():
+    head = ConvolutionalHead(3, 2, in_size=(4, 4), added_convolutions=0, pooling="average").eval()
+    maps = torch.randn(2, 3, 4, 4)
+    expected = maps.mean((2, 3)) @ head.linear.weight.T + head.linear.bias
+    torch.testing.assert_close(head(maps), expected)
+    assert head.taps == {}
+
+
+def test_without_pooling_every_cell_has_its_weight():
+    head = ConvolutionalHead(3, 2, in_size=(4, 5), pooling="none", channels=7)
+    assert head.linear.in_features == 7 * 4 * 5
+
+
+@pytest.mark.parametrize(("std", "expected"), [(0.01, 0.01), (None, (2 / (64 * 9)) ** 0.5)])
+def test_initial_weights(std, expected):
+    head = ConvolutionalHead(64, 2, in_size=(4, 4), initial_std=std)
+    assert head.convolution_1.weight.std().item() == pytest.approx(expected, rel=0.02)
+    assert not any(module.bias.any() for module in head.modules() if isinstance(module, nn.Conv2d))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "min"}, r"`pooling` must be one of 'max', 'average', 'none', but got 'min'"),
+        ({"dropout": 1.5}, r"`dropout` must be >= 0 and <= 1, but got 1.5"),
+        ({"added_convolutions": -1}, r"`added_convolutions` must be >= 0"),
+        ({"in_size": (1, 4)}, r"`min\(in_size\)` must be >= 2"),
+    ],
+)
+def test_arguments_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        ConvolutionalHead(3, 2, **{"in_size": (4, 4), **options})
+
+
+def test_a_map_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"`activations` must be a map of 4x4 cells"):
+        ConvolutionalHead(3, 2, in_size=(4, 4))(torch.zeros(1, 3, 5, 4))
