@@ -33,7 +33,11 @@ def modules(root):
     for path in sorted((root / PACKAGE).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found[name] = Module(name, path, parsed(path.read_text("utf-8")))
+        try:
+            found[name] = Module(name, path, parsed(path.read_text("utf-8")))
+        except SyntaxError as error:
+            error.add_note(f"in {path}")
+            raise
     return found
 
 
