@@ -18,19 +18,16 @@ _PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", HAIRLINE: "var(--line
 _LIVE_TEXT: Any = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "interp_train"}
 
 
-def save_plot(plot: Plot, folder: Path) -> None:
-    """Write ``<name>.png``, ``.pdf`` and ``.svg``."""
+def save_plot(plot: Plot, folder: Path) -> str:
+    """Write ``<name>.png``, ``.pdf`` and ``.svg``; returns the svg for the page."""
     with matplotlib.rc_context(_LIVE_TEXT):
         for suffix in (".png", ".pdf", ".svg"):
-            save_figure(plot.figure, folder / f"{plot.name}{suffix}")
+            path = save_figure(plot.figure, folder / f"{plot.name}{suffix}")
+    return inline_svg(plot, path.read_text(encoding="utf-8"))
 
 
-def inline_svg(plot: Plot) -> str:
-    """The plot as an svg element in the colours of the page, without ids that could clash."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(_LIVE_TEXT):
-        plot.figure.savefig(buffer, format="svg")
-    text = buffer.getvalue()
+def inline_svg(plot: Plot, text: str) -> str:
+    """An svg file as an element in the colours of the page, without ids that could clash."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)

@@ -154,7 +154,8 @@ def position_panel(
     runs = [run for run in runs if has_tracking(run, layer)]
     if pinned is None or not runs:
         return [], []
-    panels, used = [], set()
+    panels: list[Panel] = []
+    used: set[int] = set()
     for run in runs:
         record = run.layers[layer]
         found = [(best_unit_of(record, part), part) for part in range(len(record.part_names))]

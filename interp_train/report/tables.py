@@ -1,125 +1,30 @@
-"""Tables of a report: for the page, as csv and as LaTeX, and a short one for the terminal."""
+"""The tables of a report, and a short one for the terminal."""
 
-import csv
-import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from interp_train.atomic_files import write_text
 from interp_train.evaluation.bootstrap import PairedDifference
 from interp_train.report.comparison import Cell, cell_of, verdict
 from interp_train.report.measures import (
     BASELINES,
     BY_NAME,
     MEASURES,
+    Measure,
     direction_of,
     label_of,
     number,
     parsed,
     unit_of,
 )
-from interp_train.report.records import RunData, StudyData, quantities_of, read_folder
-
-_LATEX = {
-    "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "±": r"$\pm$", "−": "$-$", "²": "$^2$",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", ">": "$>$", "<": "$<$", "…": r"\dots",
-    "×": r"$\times$",
-}  # fmt: skip
-
-
-class Table(NamedTuple):
-    """A table in words and in numbers.
-
-    Attributes:
-        name: of its files.
-        title: one line.
-        columns: headings; the first column names the rows.
-        rows: cells as text.
-        records: the same as plain numbers, one mapping per line of the csv; the cells if empty.
-        bold: (row, column) of emphasised cells.
-        muted: rows that are not results of a network (baselines).
-        note: what a reader must know, below the table.
-    """
-
-    name: str
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    records: tuple[Mapping[str, Any], ...] = ()
-    bold: frozenset[tuple[int, int]] = frozenset()
-    muted: frozenset[int] = frozenset()
-    note: str = ""
-
-
-def as_csv(table: Table) -> str:
-    """Comma-separated, numbers unrounded where the table has them."""
-    text = io.StringIO()
-    if table.records:
-        writer = csv.DictWriter(text, list(table.records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table.records)
-    else:
-        plain = csv.writer(text, lineterminator="\n")
-        plain.writerow(table.columns)
-        plain.writerows(table.rows)
-    return text.getvalue()
-
-
-def as_latex(table: Table) -> str:
-    """A booktabs tabular inside a table environment."""
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{_latex(table.title)}}}",
-        rf"  \begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
-        r"    \toprule",
-        "    " + " & ".join(_latex(column) for column in table.columns) + r" \\",
-        r"    \midrule",
-    ]
-    for index, row in enumerate(table.rows):
-        if index in table.muted and index - 1 not in table.muted and index:
-            lines.append(r"    \midrule")
-        cells = [
-            rf"\textbf{{{_latex(cell)}}}" if (index, column) in table.bold else _latex(cell)
-            for column, cell in enumerate(row)
-        ]
-        lines.append("    " + " & ".join(cells) + r" \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""]
-    return "\n".join(lines)
-
-
-def as_html(table: Table) -> str:
-    """A table element; numbers align, baselines are muted."""
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in table.columns)
-    body = []
-    for index, row in enumerate(table.rows):
-        cells = [f'<th scope="row">{html.escape(row[0])}</th>']
-        for column, cell in enumerate(row[1:], 1):
-            emphasis = ' class="best"' if (index, column) in table.bold else ""
-            cells.append(f"<td{emphasis}>{html.escape(cell)}</td>")
-        first = index in table.muted and index - 1 not in table.muted
-        kind = f' class="baseline{" first" if first else ""}"' if index in table.muted else ""
-        body.append(f"<tr{kind}>{''.join(cells)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def save_table(table: Table, folder: Path) -> None:
-    """Write ``<name>.csv`` and ``<name>.tex``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{table.name}.csv", as_csv(table))
-    write_text(folder / f"{table.name}.tex", as_latex(table))
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
-
-
-# ------------------------------------------------------------------------------ what they hold
+from interp_train.report.records import (
+    LayerData,
+    RunData,
+    StudyData,
+    quantities_of,
+    read_folder,
+)
+from interp_train.report.table_formats import Table
 
 
 def cell_text(cell: Cell, name: str) -> str:
@@ -234,24 +139,15 @@ def difference_table(
     data: str, ordinary: str, differences: Mapping[str, Mapping[str, PairedDifference]]
 ) -> Table:
     """Every row minus the ordinary one, with 95 % intervals; one line per row and measure."""
-    rows, records = [], []
+    rows: list[tuple[str, ...]] = []
+    records = []
     for row, found in differences.items():
-        for measure in MEASURES:
-            if measure.name not in found:
-                continue
+        label = shown(row)  # named once, on its first line
+        for measure in (measure for measure in MEASURES if measure.name in found):
             pair = found[measure.name]
-            values = (pair.first, pair.second)
-            signed = [
-                signed_number(v, measure.name) for v in (pair.difference, pair.low, pair.high)
-            ]
-            rows.append(
-                (
-                    shown(row), f"{measure.label}{unit_of(measure.name)}",
-                    *(number(value, measure.name) for value in values), signed[0],
-                    f"[{signed[1]}, {signed[2]}]", verdict(pair, measure.higher),
-                )
-            )  # fmt: skip
+            rows.append((label, *_difference_cells(pair, measure)))
             records.append({"data": data, "row": row, "measure": measure.name, **pair._asdict()})
+            label = ""
     return Table(
         name=f"differences_{data}",
         title=f"{data}: difference from {shown(ordinary)}",
@@ -260,7 +156,126 @@ def difference_table(
         records=tuple(records),
         note="Paired bootstrap over the validation images (percentile intervals, 1000 resamples); "
         "it speaks of images, not of seeds. Differences of percentages are percentage points.",
+        words=frozenset({1, 6}),
     )
+
+
+def _difference_cells(pair: PairedDifference, measure: Measure) -> tuple[str, ...]:
+    name = measure.name
+    difference, low, high = (
+        signed_number(value, name) for value in (pair.difference, pair.low, pair.high)
+    )
+    return (
+        f"{measure.label}{unit_of(name)}",
+        number(pair.first, name),
+        number(pair.second, name),
+        difference,
+        f"[{low}, {high}]",
+        verdict(pair, measure.higher),
+    )
+
+
+def all_quantities_table(study: StudyData, data: str) -> Table:
+    """Every logged quantity, one line each; one column per row of the study."""
+    runs = [run for row in study.rows for run in study.of(row, data)]
+    rows, records = [], []
+    for name in quantities_of(runs):
+        cells = [cell_of(study.of(row, data), name) for row in study.rows]
+        rows.append((name, *(cell_text(cell, "") for cell in cells)))
+        for row, cell in zip(study.rows, cells, strict=True):
+            values = {"mean": cell.mean, "sd": cell.deviation, "seeds": len(cell.values)}
+            records.append({"data": data, "row": row, "quantity": name, **values})
+    return Table(
+        f"all_quantities_{data}", f"{data}: every logged quantity",
+        ("quantity", *map(shown, study.rows)), tuple(rows), tuple(records),
+        note="Names as in metrics.csv and TensorBoard; the last validation of each run.",
+    )  # fmt: skip
+
+
+def overall_table(study: StudyData) -> Table | None:
+    """Means over data sets and seeds; None for one data set."""
+    if len(study.data) < 2:
+        return None
+    runs = {row: [r for data in study.data for r in study.of(row, data)] for row in study.rows}
+    together = [run for group in runs.values() for run in group]
+    found = headlines(together)
+    names = list(dict.fromkeys([*found.get("", ()), *found.get(last_layer(together), ())]))
+    rows = tuple(
+        (shown(row), *(cell_text(cell_of(group, n), parsed(n).name) for n in names))
+        for row, group in runs.items()
+    )
+    return Table(
+        "comparison_all_data", "All data sets together", ("", *map(heading, names)), rows,
+        note=f"mean ± standard deviation over {len(study.data)} data sets and the seeds.",
+    )  # fmt: skip
+
+
+def cost_table(study: StudyData, data: str) -> Table:
+    """Seconds per run, and what interpretability took of them."""
+    groups = {row: [r for r in study.of(row, data) if r.status] for row in study.rows}
+    runs = [run for group in groups.values() for run in group]
+    activities = list(dict.fromkeys(a for run in runs for a in run.status.get("cost") or {}))
+    rows, records = [], []
+    for row, group in groups.items():
+        seconds = _mean([float(run.status.get("seconds") or 0) for run in group])
+        costs = {
+            activity: _mean([(run.status.get("cost") or {}).get(activity, 0.0) for run in group])
+            for activity in activities
+        }
+        share = 100 * sum(costs.values()) / seconds if seconds else 0.0
+        parts = (f"{costs[activity]:.1f}" for activity in activities)
+        rows.append((shown(row), f"{seconds:.0f}", f"{share:.1f} %", *parts))
+        records.append({"data": data, "row": row, "seconds": seconds, "share": share, **costs})
+    columns = ("", "run, s", "interpretability", *(f"{shown(a)}, s" for a in activities))
+    return Table(
+        f"cost_{data}", f"{data}: cost of a run", columns, tuple(rows), tuple(records),
+        note="Mean over seeds of host time. Figures are drawn by a thread beside the training; "
+        "only the time spent waiting for it is counted.",
+    )  # fmt: skip
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def category_table(study: StudyData, data: str, layer: str) -> Table | None:
+    """Filters of each category: how many, their mean R2, and the parts that they follow.
+
+    Of the first run of each row; None where filters belong to one category.
+    """
+    firsts = [study.of(row, data)[0] for row in study.rows if study.of(row, data)]
+    records = [run.layers[layer] for run in firsts if layer in run.layers]
+    records = [record for record in records if record.num_categories > 1]
+    if not records:
+        return None
+    names = records[0].class_names or tuple(map(str, range(records[0].num_categories)))
+    rows = []
+    for category, name in enumerate(names):
+        row = [shown(name)]
+        for record in records:
+            row += _category_cells(record, category)
+        rows.append(tuple(row))
+    kept = [run for run in firsts if layer in run.layers and run.layers[layer].num_categories > 1]
+    heads = [
+        f"{shown(run.row)}: {what}" for run in kept for what in ("filters", "mean R²", "parts")
+    ]
+    return Table(
+        f"categories_{data}", f"{data}: filters by category", ("category", *heads), tuple(rows),
+        note="A filter belongs to the category with its highest mean peak, or to the one that its "
+        "objective assigned; parts: followed with R² > .25. First seed of each row.",
+    )  # fmt: skip
+
+
+def _category_cells(record: LayerData, category: int) -> list[str]:
+    own = record.arrays["part_tracking_categories"] == category
+    scores = record.arrays["part_tracking_scores"][own]
+    parts = record.arrays["part_tracking_parts"][own]
+    followed = sorted(
+        {record.part_names[p] for p, s in zip(parts, scores, strict=True) if s > 0.25}
+    )
+    known = [float(score) for score in scores if score == score]
+    mean = number(_mean(known)) if known else "–"
+    return [str(int(own.sum())), mean, ", ".join(map(shown, followed)) or "–"]
 
 
 def signed_number(value: float, name: str) -> str:
