@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from interp_train.checks import check_name
+from interp_train.terminal_table import output_console
 
 
 def report_command(config: Mapping[str, Any]) -> int:
@@ -50,15 +50,12 @@ def benchmark_command(config: Mapping[str, Any]) -> int:
 
 def print_rows(rows: list[dict[str, str]]) -> None:
     """Print rows with equal keys as a table."""
-    console = Console()
-    if not console.is_terminal:  # a file has no margin
-        console = Console(width=200)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in rows[0] if rows else ["nothing"]:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*row.values())
-    console.print(table)
+    output_console().print(table)
 
 
 def _cell(value: Any) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich import box
 from rich.table import Table
 
 from interp_train.atomic_files import read_json
@@ -22,6 +22,7 @@ from interp_train.experiment import (
 from interp_train.stopwatch import stopwatch_of
 from interp_train.systems import checkpoint_path, load_system
 from interp_train.targets import build
+from interp_train.terminal_table import output_console
 
 
 def evaluate_command(config: Mapping[str, Any]) -> int:
@@ -101,8 +102,8 @@ def evaluated_data(trained: Mapping[str, Any], changes: Mapping[str, Any]) -> di
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
     """Print quantities and values as a table."""
-    table = Table("quantity", "value")
+    table = Table("quantity", "value", box=box.SIMPLE_HEAD, pad_edge=False)
     for key, value in sorted(metrics.items()):
         if key != "epoch":
             table.add_row(key, f"{value:.4f}")
-    Console().print(table)
+    output_console().print(table)

@@ -28,6 +28,7 @@ from interp_train.provenance import commit, config_hash, versions
 from interp_train.resume import epochs_done, steps_done
 from interp_train.run_folder import RunRecord, claim_folder, create_run_folder, read_status
 from interp_train.run_log import logged_to
+from interp_train.run_processes import ended
 from interp_train.stopwatch import stopwatch_of
 from interp_train.systems import LearnedSystem, build_system
 from interp_train.targets import build, locate
@@ -217,10 +218,19 @@ def fit(config: Mapping[str, Any], record: RunRecord, checkpoint: Path | None) -
         record.update(data_fingerprint=data.info.fingerprint, data_licence=data.info.licence)
     try:
         trainer.fit(system, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except BaseException:
+        end_further_processes(trainer)
+        raise
     finally:
         if trainer.is_global_zero and not beside_main_process():
             record.update(cost=dict(stopwatch_of(trainer).seconds))
     conclude(config, trainer, record)
+
+
+def end_further_processes(trainer: Trainer) -> None:
+    """End the processes that this one started: without it they wait in a collective for ever."""
+    processes = getattr(trainer.strategy.launcher, "procs", [])
+    ended(processes, seconds=3.0)
 
 
 def stored_config(config: Mapping[str, Any]) -> dict[str, Any]:

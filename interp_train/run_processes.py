@@ -14,7 +14,6 @@ _PROCESS_VARIABLES = (
     "LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
     "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "INTERP_TRAIN_RUN_FOLDER",
 )  # fmt: skip
-_SECONDS_TO_END = 60.0  # a run that is asked to end writes its status first
 
 
 class RunProcess(NamedTuple):
@@ -57,14 +56,18 @@ def started(command: Sequence[str], **options: object) -> subprocess.Popen[bytes
     return subprocess.Popen(command, start_new_session=True, **options)  # type: ignore[call-overload,no-any-return]
 
 
-def ended(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Ask processes to end, and end those that do not."""
+def ended(processes: Iterable[subprocess.Popen[bytes]], seconds: float = 60.0) -> None:
+    """Ask processes to end, and end those that have not after `seconds`.
+
+    A run that is asked to end writes its status first.
+    """
     alive = [process for process in processes if process.poll() is None]
     for process in alive:
         process.terminate()
+    deadline = time.monotonic() + seconds
     for process in alive:
         try:
-            process.wait(_SECONDS_TO_END)
+            process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from interp_train.atomic_files import read_json, write_json
 from interp_train.checks import check_name
@@ -27,8 +26,8 @@ from interp_train.run_folder import (
     relative,
 )
 from interp_train.run_processes import RunProcess, child_command, quoted, run_all
-from interp_train.study_table import study_table
 from interp_train.targets import added_packages
+from interp_train.terminal_table import output_console, study_table
 
 # Lines of a run that the study repeats; the rest stands in the run's log.
 _SHOWN = ("epoch ", "after ", "error", "ERROR", "WARNING")
@@ -115,7 +114,7 @@ class Study:
         self.config = config
         self.folder = folder
         self.output_dir = Path(config["output_dir"]).resolve()
-        self.console = Console()
+        self.console = output_console()
         self.runs = planned_runs(config)
         self.folders: dict[str, Path] = {}  # by label, like all that follows
         self.states = {run.label: "waiting" for run in self.runs}
@@ -130,13 +129,18 @@ class Study:
             f"study {self.config['name']}: {len(self.runs)} runs, "
             f"{len(self.runs) - len(missing)} of them finished before"
         )
-        run_all(
-            (self._process(run, before) for run in missing),
-            jobs=int(self.config["jobs"]),
-            on_line=self._line,
-            on_start=lambda process: self._set(process.label, "running"),
-            on_end=self._ended,
-        )
+        try:
+            run_all(
+                (self._process(run, before) for run in missing),
+                jobs=int(self.config["jobs"]),
+                on_line=self._line,
+                on_start=lambda process: self._set(process.label, "running"),
+                on_end=self._ended,
+            )
+        finally:
+            for label in [key for key, state in self.states.items() if state == "running"]:
+                self.states[label] = "interrupted"
+            self._write()
         return self._conclude()
 
     def _reused(self, run: StudyRun) -> bool:
@@ -149,14 +153,12 @@ class Study:
     def _process(self, run: StudyRun, before: Mapping[str, Any]) -> RunProcess:
         """The process that makes a run, in a new folder or in that of an interrupted run."""
         log_file = self.folder / "logs" / f"{run.row}_{run.data}_{run.seed}.txt"
-        interrupted = self._interrupted(run, before)
-        if interrupted:
-            self.folders[run.label] = interrupted
-            overrides = [quoted("resume", interrupted)]
+        name = "_".join((str(self.config["name"]), run.row, run.data))
+        folder = self._begun(run, before) or create_run_folder(self.output_dir, name, run.seed)
+        self.folders[run.label] = folder
+        if (folder / "status.json").is_file():
+            overrides = [quoted("resume", folder)]
         else:
-            name = "_".join((str(self.config["name"]), run.row, run.data))
-            folder = create_run_folder(self.output_dir, name, run.seed)
-            self.folders[run.label] = folder
             overrides = [*run.overrides, quoted("name", name), quoted("folder", folder)]
         return RunProcess(run.label, child_command("train", overrides, added_packages()), log_file)
 
@@ -175,15 +177,16 @@ class Study:
             self._fingerprints[key] = build_data(run.data_config).info.fingerprint
         return self._fingerprints[key]
 
-    def _interrupted(self, run: StudyRun, before: Mapping[str, Any]) -> Path | None:
-        """The folder of this run from an earlier start of the study, if it can go on."""
+    def _begun(self, run: StudyRun, before: Mapping[str, Any]) -> Path | None:
+        """The folder of this run from an earlier start of the study, if it can go on there."""
         for known in before.get("runs", ()):
-            if (known["row"], known["data"], known["seed"]) == (run.row, run.data, run.seed):
-                folder = Path(self.folder, known["folder"]).resolve()
-                status = read_status(folder)
-                same = status.get("config_hash") == run.config_hash
-                if same and status.get("status") == "interrupted":
-                    return folder
+            key = (known["row"], known["data"], known["seed"], known["config_hash"])
+            if key != (run.row, run.data, run.seed, run.config_hash) or not known["folder"]:
+                continue
+            folder = Path(self.folder, known["folder"]).resolve()
+            ended_early = folder.is_dir() and not any(folder.iterdir())
+            if ended_early or read_status(folder).get("status") == "interrupted":
+                return folder
         return None
 
     def _set(self, label: str, state: str) -> None:

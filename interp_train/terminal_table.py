@@ -1,9 +1,11 @@
-"""The table that a study prints: quantities down, rows of the study across."""
+"""Tables in the terminal; that of a study: quantities down, rows of the study across."""
 
 import fnmatch
 import statistics
 from collections.abc import Mapping, Sequence
 
+from rich import box
+from rich.console import Console
 from rich.table import Table
 
 
@@ -22,7 +24,7 @@ def study_table(
     chosen = [
         quantity for pattern in patterns for quantity in known if fnmatch.fnmatch(quantity, pattern)
     ]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("quantity")
     for row in rows:
         table.add_column(row, justify="right")
@@ -31,6 +33,12 @@ def study_table(
                   for row in rows}  # fmt: skip
         table.add_row(quantity, *(mean_and_deviation(values[row]) for row in rows))
     return table
+
+
+def output_console() -> Console:
+    """The terminal, or a file without a right margin."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
