@@ -6,7 +6,7 @@ from gradients, for networks with operations that `interp_train.operation_geomet
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,16 @@ class LayerTrace(NamedTuple):
 
     shape: tuple[int, ...]
     grid: Grid | str | None
+
+
+def has_square_map(trace: LayerTrace) -> bool:
+    """Whether square images give ``(N, K, h, h)`` with at least 2x2 cells or a known grid.
+
+    Networks that put the units behind the cells, ``(N, h, w, K)``, do not.
+    """
+    if len(trace.shape) != 4 or trace.shape[-1] != trace.shape[-2]:
+        return False
+    return isinstance(trace.grid, tuple) or trace.shape[-1] > 1
 
 
 def geometry_of(grid: Grid) -> LayerGeometry | None:
@@ -129,7 +139,7 @@ def measure_geometry(
     *,
     image_sizes: Sequence[int] = (224, 448, 896),
     method: str = "forward",
-) -> Mapping[str, LayerGeometry]:
+) -> dict[str, LayerGeometry]:
     """Stride, offset and size of layers, found from gradients of single cells.
 
     Works on a copy whose weights are random and positive, without ReLUs and with sums instead of

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from interp_train.backbones.backbone import Backbone
-from interp_train.layer_geometry import LayerTrace, geometry_of, trace_layers
+from interp_train.layer_geometry import LayerTrace, geometry_of, has_square_map, trace_layers
 from interp_train.structures import LayerGeometry
 
 
@@ -67,9 +67,9 @@ def _is_shown(name: str, wanted: set[str], backbone: Backbone) -> bool:
 
 def _row(backbone: Backbone, name: str, trace: LayerTrace) -> LayerRow:
     geometry: LayerGeometry | None = None
-    if isinstance(trace.grid, tuple):
+    if has_square_map(trace) and isinstance(trace.grid, tuple):
         geometry = geometry_of(trace.grid)
-    if geometry is None and trace.grid is not None:
+    elif has_square_map(trace) and trace.grid is not None:
         geometry = backbone.geometry(name)
     prefix = backbone.prefix_steps
     return LayerRow(

@@ -4,22 +4,22 @@ A backbone is a chain of steps that keep a map of cells, followed by a readout (
 classifier) or by a head. Its state-dict keys are those of the network it was made from.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
 from interp_train.backbones.chains import opened
 from interp_train.backbones.parameter_groups import parameter_groups
 from interp_train.backbones.readout import pooled_linear, resize_last_linear
 from interp_train.backbones.tap_aliases import aliases_by_stride
+from interp_train.backbones.weights import hash_of_modules
 from interp_train.checks import check_name, check_range, closest
 from interp_train.layer_geometry import (
     LayerTrace,
     geometry_of,
     grid_of,
+    has_square_map,
     measure_geometry,
     trace_layers,
 )
@@ -272,15 +272,7 @@ class Backbone(nn.Module):
 
     def weights_hash(self) -> str:
         """Hash of the frozen prefix: its steps, their settings, weights and statistics."""
-        digest = hashlib.sha256()
-        for step in self.prefix_steps:
-            module = self.get_submodule(step)
-            digest.update(f"{step} {module!r}".encode())
-            for name, tensor in module.state_dict().items():
-                value = tensor.detach().cpu().contiguous()
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return hash_of_modules({step: self.get_submodule(step) for step in self.prefix_steps})
 
     def parameter_groups(
         self,
@@ -368,18 +360,29 @@ class Backbone(nn.Module):
     def _find_geometry(self, layer: str, name: str) -> LayerGeometry:
         trace = self._trace_of(name)
         grid = trace.grid
-        if grid is None:
+        if grid is None or not has_square_map(trace):
             raise ValueError(
-                f"`layer` must put out a map of cells, but {layer!r} puts out "
-                f"{tuple(trace.shape[1:])} per image, after pooling over the image."
+                f"`layer` must put out a square map of cells, units first, but {layer!r} puts out "
+                f"{tuple(trace.shape[1:])} per image. Choose a layer with units x rows x columns."
             )
         if isinstance(grid, str) and self.has_head and name.startswith("head."):
             start = grid_of(self.geometry(self.chain[-1]))
             shape = (self.num_channels(self.chain[-1]), *self.head.in_size)  # type: ignore[misc]
             grid = trace_layers(self.head, shape, grid=start)[name.removeprefix("head.")].grid
         known = geometry_of(grid) if isinstance(grid, tuple) else None
+        return known or self._measure(name)[name]
+
+    def _measure(self, name: str) -> dict[str, LayerGeometry]:
+        """Geometry of a layer and, at the same cost, of all steps without a table."""
+        steps = [
+            step
+            for step in self.chain
+            if isinstance(self._traces[step].grid, str) and has_square_map(self._traces[step])
+        ]
+        layers = list(dict.fromkeys([name, *steps]))
         method = "forward_chain" if self.chain else "forward"
-        return known or measure_geometry(self, [name], method=method)[name]
+        self._geometries |= measure_geometry(self, layers, method=method)
+        return self._geometries
 
     def _trace_of(self, name: str) -> LayerTrace:
         if name not in self._traces:

@@ -1,5 +1,6 @@
 """Pretrained weights: by torchvision's name, or from a state-dict file, checked key by key."""
 
+import hashlib
 import logging
 import os
 import pickle
@@ -54,6 +55,18 @@ def load_weights(
     if skipped:
         _LOG.info("Weights of %s left out: %s.", source, ", ".join(skipped))
     network.load_state_dict(fitting, strict=False)
+
+
+def hash_of_modules(modules: Mapping[str, nn.Module]) -> str:
+    """Hash of named modules: their settings, weights and statistics, bit by bit."""
+    digest = hashlib.sha256()
+    for step, module in modules.items():
+        digest.update(f"{step} {module!r}".encode())
+        for name, tensor in module.state_dict().items():
+            value = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def weights_file(weights: str, names: Sequence[str] = ()) -> Path:

@@ -209,7 +209,7 @@ ERRORS = [
         lambda: tiny_backbone(learning_rates={"conv": -1}),
         r"`learning_rates\['conv'\]` must be >= 0",
     ),
-    (lambda: tiny_backbone().geometry("fc"), r"`layer` must put out a map of cells, but 'fc'"),
+    (lambda: tiny_backbone().geometry("fc"), r"`layer` must put out a square map .* but 'fc'"),
     (lambda: tiny_backbone(classifier=None)(IMAGES), r"`network` must have a classifier or a head"),
     (lambda: with_head().resize_classifier(2), r"must be called on a network without a head"),
     (lambda: tiny_backbone().resize_classifier(0), r"`num_outputs` must be >= 1, but got 0"),
@@ -237,3 +237,14 @@ ERRORS = [
 def test_errors_name_argument_and_way_out(action, message):
     with pytest.raises(ValueError, match=message):
         action()
+
+
+def test_units_behind_the_cells_are_not_taken_for_a_map():
+    backbone = Backbone({"conv": nn.Conv2d(3, 4, 3), "last_axis": UnitsLast()}, image_size=16)
+    with pytest.raises(ValueError, match=r"units first, but 'last_axis' puts out \(14, 14, 4\)"):
+        backbone.geometry("last_axis")
+
+
+class UnitsLast(nn.Module):
+    def forward(self, maps):
+        return maps.permute(0, 2, 3, 1)
