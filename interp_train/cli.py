@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from interp_train.checks import closest
 from interp_train.config_places import CONFIG_DIR_VARIABLE
 from interp_train.interruption import Interrupted, interruptions_raised
+from interp_train.run_processes import quoted
 
 
 class Verb(NamedTuple):
@@ -145,8 +146,7 @@ def with_positional(verb: Verb, argv: Sequence[str]) -> list[str]:
                 f"Arguments must have the form key=value, but got {found[0]!r}. "
                 f"See --help for the keys and groups."
             )
-        quoted = found[0].replace("'", "\\'")
-        found[0] = f"{verb.positional}='{quoted}'"
+        found[0] = quoted(verb.positional, found[0])
     return found
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -47,7 +48,8 @@ def child_command(verb: str, overrides: Sequence[str], trusted: Sequence[str] = 
 
 def quoted(key: str, value: object) -> str:
     """A ``key=value`` override whose value may hold any character."""
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    # Hydra reads a backslash as such unless it stands before a quote.
+    text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + "\\'" * bool(found[2]), str(value))
     return f"{key}='{text}'"
 
 
