@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp_train.checks import check_range
-from interp_train.data.annotation_files import number, records_of
+from interp_train.data.annotation_files import box_of, records_of
 from interp_train.data.photo_data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -20,8 +20,8 @@ from interp_train.data.photo_data import (
     PhotoData,
     data_folder,
 )
-from interp_train.data.photos import UNKNOWN_SIZE, Photo
-from interp_train.data.views import Box
+from interp_train.data.photos import UNKNOWN_SIZE, Photo, large_enough
+from interp_train.data.views import Box, check_augmentation
 
 PART_NAMES = ("head", "front legs")
 _BOX = ("xmin", "ymin", "xmax", "ymax")
@@ -55,11 +55,12 @@ class AnimalPartData(PhotoData):
         batch_size: see `PhotoData`.
         num_workers: see `PhotoData`.
         seed: see `PhotoData`; the folds do not depend on it.
+        min_area: see `PhotoData`.
         margin: see `PhotoData`.
-        flip: see `PhotoData`.
-        scale: see `PhotoData`.
-        aspect: see `PhotoData`.
-        shift: see `PhotoData`.
+        flip: see `Augmentation`.
+        scale: see `Augmentation`.
+        aspect: see `Augmentation`.
+        shift: see `Augmentation`.
         mean: see `PhotoData`.
         std: see `PhotoData`.
         in_memory: see `PhotoData`.
@@ -81,6 +82,7 @@ class AnimalPartData(PhotoData):
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        min_area: float = 0.0,
         margin: float = 0.0,
         flip: bool = True,
         scale: Sequence[float] = (1.0, 1.0),
@@ -96,11 +98,9 @@ class AnimalPartData(PhotoData):
             batch_size=batch_size,
             num_workers=num_workers,
             seed=seed,
+            min_area=min_area,
             margin=margin,
-            flip=flip,
-            scale=scale,
-            aspect=aspect,
-            shift=shift,
+            augmentation=check_augmentation(flip, scale, aspect, shift),
             mean=mean,
             std=std,
             in_memory=in_memory,
@@ -117,13 +117,17 @@ class AnimalPartData(PhotoData):
         folder = data_folder(self.root, "animal_part")
         animals, names = [], list[str]()
         file = folder / "annotations.csv"
-        for index, (where, row) in enumerate(records_of(file, COLUMNS)):
+        for where, row in records_of(file, COLUMNS, self.mistakes):
             if self.categories is not None and row["name"] not in self.categories:
                 continue
             if row["name"] not in names:
                 names.append(row["name"])
-            animals.append(_animal(folder, row, where, (index, names.index(row["name"]))))
+            with self.mistakes.noted():
+                animals.append(_animal(folder, row, where, names.index(row["name"])))
         self._check_categories(names)
+        kept = large_enough([animal.photo for animal in animals], self.min_area)
+        large = {photo.sample_id for photo in kept}
+        animals = [animal for animal in animals if animal.photo.sample_id in large]
         splits: dict[str, list[Photo]] = {"train": [], "val": []}
         for animal, tested in zip(animals, self._tested(animals), strict=True):
             splits["val" if tested else "train"].append(animal.photo)
@@ -158,10 +162,7 @@ class AnimalPartData(PhotoData):
             )
 
 
-def _animal(
-    folder: Path, row: dict[str, str], where: str, index_and_label: tuple[int, int]
-) -> _Animal:
-    index, label = index_and_label
+def _animal(folder: Path, row: dict[str, str], where: str, label: int) -> _Animal:
     box = _box(row, "", where)
     if box is None:
         raise ValueError(f"each animal must have a box, but {where} has none. Add it.")
@@ -174,7 +175,7 @@ def _animal(
     photo = Photo(
         path=folder / row["file"],
         label=label,
-        sample_id=index,
+        sample_id=int(where.rpartition(":")[2]),  # the line, so that it never changes
         size=UNKNOWN_SIZE,
         region=box,
         box=box,
@@ -189,10 +190,4 @@ def _box(row: dict[str, str], prefix: str, where: str) -> Box | None:
     """The box in the columns with a prefix; None where the first is empty."""
     if not row[prefix + _BOX[0]]:
         return None
-    left, top, right, bottom = (number(row[prefix + side], prefix + side, where) for side in _BOX)
-    if right <= left or bottom <= top:
-        raise ValueError(
-            f"a box must have xmin < xmax and ymin < ymax, but {where} has "
-            f"{(left, top, right, bottom)}. Correct it."
-        )
-    return left, top, right, bottom
+    return box_of(row, tuple(prefix + side for side in _BOX), where)

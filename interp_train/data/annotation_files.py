@@ -1,14 +1,57 @@
 """Read annotation files so that each mistake is reported with its file and line."""
 
+import contextlib
 import csv
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, final
+
+from interp_train.checks import check_choice
+from interp_train.data.views import Box
 
 _V = TypeVar("_V")
 
+logger = logging.getLogger(__name__)
 
-def rows_of(path: Path, num_columns: int) -> Iterator[tuple[str, list[str]]]:
+ON_ERROR = ("raise", "skip")
+
+
+@final
+class Mistakes:
+    """What to do with bad images and inconsistent lines: raise at once, or leave out and report.
+
+    Args:
+        on_error: ``"raise"`` or ``"skip"``.
+
+    Attributes:
+        messages: what was left out.
+    """
+
+    def __init__(self, on_error: str) -> None:
+        check_choice("on_error", on_error, ON_ERROR)
+        self.skip = on_error == "skip"
+        self.messages: list[str] = []
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note a ValueError of the block instead of raising it, if mistakes are skipped."""
+        try:
+            yield
+        except ValueError as error:
+            if not self.skip:
+                raise ValueError(f"{error} Or leave such samples out: on_error=skip.") from error
+            self.messages.append(str(error))
+
+    def report(self) -> None:
+        """Log number and list of what was left out since the last report."""
+        if self.messages:
+            listed = "\n  ".join(dict.fromkeys(self.messages))
+            logger.warning("Left out for %d mistakes:\n  %s", len(self.messages), listed)
+        self.messages = []
+
+
+def rows_of(path: Path, num_columns: int, mistakes: Mistakes) -> Iterator[tuple[str, list[str]]]:
     """Lines of a text file, split at blanks.
 
     Yields:
@@ -18,20 +61,43 @@ def rows_of(path: Path, num_columns: int) -> Iterator[tuple[str, list[str]]]:
         FileNotFoundError: if the file is missing.
         ValueError: for a line of another number of columns.
     """
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for count, line in enumerate(_text(path).splitlines(), 1):
         columns = line.split()
-        where = f"{path}:{number}"
+        where = f"{path}:{count}"
         if not columns:
             continue
-        if len(columns) != num_columns:
-            raise ValueError(
-                f"each line must have {num_columns} columns, but {where} has {len(columns)}: "
-                f"{line!r}. Correct the line."
-            )
-        yield where, columns
+        with mistakes.noted():
+            if len(columns) != num_columns:
+                raise ValueError(
+                    f"each line must have {num_columns} columns, but {where} has {len(columns)}: "
+                    f"{line!r}. Correct the line."
+                )
+        if len(columns) == num_columns:
+            yield where, columns
 
 
-def records_of(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def table_of(path: Path, num_columns: int, mistakes: Mistakes) -> dict[str, tuple[str, list[str]]]:
+    """First column of a text file -> place (``file:line``) and the other columns.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: for a line of another number of columns, or a second line of the same key.
+    """
+    found: dict[str, tuple[str, list[str]]] = {}
+    for where, (key, *fields) in rows_of(path, num_columns, mistakes):
+        with mistakes.noted():
+            if key in found:
+                raise ValueError(
+                    f"each key must occur once, but {where} repeats {key!r} of {found[key][0]}. "
+                    f"Remove one of the lines."
+                )
+            found[key] = where, fields
+    return found
+
+
+def records_of(
+    path: Path, columns: tuple[str, ...], mistakes: Mistakes
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Rows of a csv file with a header.
 
     Yields:
@@ -50,12 +116,15 @@ def records_of(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict
         )
     for row in reader:
         where = f"{path}:{reader.line_num}"
-        if None in row or None in row.values():
-            raise ValueError(
-                f"each row must have as many fields as the header, but {where} has not. Correct "
-                f"the row."
-            )
-        yield where, row
+        whole = None not in row and None not in row.values()
+        with mistakes.noted():
+            if not whole:
+                raise ValueError(
+                    f"each row must have as many fields as the header, but {where} has not. "
+                    f"Correct the row."
+                )
+        if whole:
+            yield where, row
 
 
 def number(text: str, name: str, where: str) -> float:
@@ -72,11 +141,27 @@ def number(text: str, name: str, where: str) -> float:
         ) from None
 
 
-def entry(entries: Mapping[str, _V], key: str, name: str, where: str) -> _V:
-    """The entry of `key`, or a ValueError that says which line asks for it in vain."""
+def box_of(row: Mapping[str, str], columns: Sequence[str], where: str) -> Box:
+    """The box in four columns (left, top, right, bottom) of a row.
+
+    Raises:
+        ValueError: for a field that is no number, or an empty box.
+    """
+    left, top, right, bottom = (number(row[column], column, where) for column in columns)
+    if not (right > left and bottom > top):
+        raise ValueError(
+            f"a box must have xmin < xmax and ymin < ymax, but {where} has "
+            f"{(left, top, right, bottom)}. Correct it."
+        )
+    return left, top, right, bottom
+
+
+def entry(entries: Mapping[str, _V], key: str, file: str, where: str) -> _V:
+    """The entry of `key` in a file, or a ValueError that says which line asks for it in vain."""
     if key not in entries:
         raise ValueError(
-            f"{name} must be known, but {where} names {key!r}, which is not. The files disagree."
+            f"{file} must have a line for {key!r}, which {where} names, but has none. Add it, or "
+            f"remove the other line."
         )
     return entries[key]
 

@@ -1,10 +1,13 @@
 """Background crops of photos, as images of no category."""
 
+import math
 import random
 
 from interp_train.data.views import Box
 
+MAX_OVERLAP = 0.1
 _TRIES = 200
+_CANDIDATES = 8
 
 
 def background_box(
@@ -13,21 +16,23 @@ def background_box(
     source: random.Random,
     *,
     extent: tuple[float, float] = (0.25, 0.8),
-    max_overlap: float = 0.1,
 ) -> Box | None:
     """A random region of a photo that shows (almost) nothing of the object.
+
+    Of several regions that fit, the one whose area is nearest to the object's is taken, so that
+    the size, and with it the sharpness after resizing, tells as little as possible.
 
     Args:
         photo_size: width and height.
         object_box: in the photo's pixels.
         source: of randomness.
         extent: range of the region's mean side, as a share of the photo's shorter side.
-        max_overlap: largest share of the region, and of the object box, that may overlap.
 
     Returns:
         A box, or None where the object leaves no room.
     """
     width, height = photo_size
+    fitting: list[Box] = []
     for _ in range(_TRIES):
         side = source.uniform(*extent) * min(width, height)
         stretch = 2 ** source.uniform(-0.4, 0.4)
@@ -35,10 +40,18 @@ def background_box(
         left = source.uniform(-0.5, width - 0.5 - box_width)
         top = source.uniform(-0.5, height - 0.5 - box_height)
         box = (left, top, left + box_width, top + box_height)
-        shared = _shared_area(box, object_box)
-        if shared <= max_overlap * min(_area(box), _area(object_box)):
-            return box
-    return None
+        if is_background(box, object_box):
+            fitting.append(box)
+        if len(fitting) == _CANDIDATES:
+            break
+    wanted = math.log(max(_area(object_box), 1.0))
+    return min(fitting, key=lambda box: abs(math.log(_area(box)) - wanted), default=None)
+
+
+def is_background(box: Box, object_box: Box) -> bool:
+    """Whether box and object share at most `MAX_OVERLAP` of the area of either."""
+    shared = _shared_area(box, object_box)
+    return shared <= MAX_OVERLAP * min(_area(box), _area(object_box))
 
 
 def _area(box: Box) -> float:

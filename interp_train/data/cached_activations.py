@@ -1,19 +1,21 @@
 """Activations of a frozen prefix, computed once and kept on disk.
 
 A frozen prefix gives the same activations in every epoch, so training can start behind it. Each
-training sample has a fixed number of augmented views; which one an epoch shows follows from
-(seed, epoch, sample id).
+training sample has a fixed number of augmented views, the same for every seed, so that the runs of
+a study share them; which one an epoch shows follows from (seed, epoch, sample id).
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TextIO, final
 
 import numpy as np
 import torch
@@ -21,10 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_choice, check_range
 from interp_train.data.photos import PhotoDataset
-from interp_train.data.views import random_source
+from interp_train.data.views import View, random_source
 from interp_train.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,30 @@ _STORED = {
     "float32": (np.float32, torch.float32),
 }
 _BATCH = 32
-_FORMAT = 1  # raised whenever a change of this file changes what is stored
+_VIEW_SEED = 0  # of the fixed views
+_FORMAT = 2  # raised whenever a change of this file changes what is stored
 
 
+class FrozenPrefix(Protocol):
+    """What the cache needs of a network: a `Backbone`, or anything that freezes its first layers.
+
+    Attributes:
+        prefix: name of the last frozen layer; None without a frozen prefix.
+    """
+
+    prefix: str | None
+
+    def weights_hash(self) -> str:
+        """Hash of the prefix's weights."""
+
+    def forward_prefix(self, images: Tensor) -> Tensor:
+        """Activations of the prefix, without gradients and in evaluation mode."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """All parameters; they tell the device."""
+
+
+@final
 class CachedActivations(Dataset[Batch]):
     """Photos whose batches carry the activations of a network's frozen prefix.
 
@@ -62,7 +84,7 @@ class CachedActivations(Dataset[Batch]):
     def __init__(
         self,
         photos: PhotoDataset,
-        network: Backbone,
+        network: FrozenPrefix,
         folder: Path,
         *,
         fingerprint: str,
@@ -83,7 +105,7 @@ class CachedActivations(Dataset[Batch]):
         self.with_pixels = with_pixels
         self.path = folder / f"{self._key(network, fingerprint)}.npy"
         self._stored: NDArray[Any] | None = None
-        if not self.path.is_file():
+        if not self._is_whole():
             self._build(network)
 
     def __len__(self) -> int:
@@ -101,7 +123,7 @@ class CachedActivations(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The batch of samples `indices`, in the current epoch."""
         chosen = [self.shown_view(index) for index in indices]
-        views = [self.photos.view(i, view) for i, view in zip(indices, chosen, strict=True)]
+        views = [self._view(i, number) for i, number in zip(indices, chosen, strict=True)]
         images = self.photos.pixels(indices, views) if self.with_pixels else _no_images(indices)
         batch = self.photos.batch(indices, views, images)
         return batch._replace(prefix_activations=self._activations(indices, chosen))
@@ -113,6 +135,9 @@ class CachedActivations(Dataset[Batch]):
         sample_id = self.photos.photos[index].sample_id
         return random_source(self.photos.seed, self.photos.epoch, sample_id).randrange(self.views)
 
+    def _view(self, index: int, number: int) -> View:
+        return self.photos.view(index, number, _VIEW_SEED)
+
     def _activations(self, indices: Sequence[int], views: Sequence[int]) -> Tensor:
         if self._stored is None:
             self._stored = np.load(self.path, mmap_mode="r")
@@ -123,24 +148,39 @@ class CachedActivations(Dataset[Batch]):
         """Without the open file, which each worker process opens for itself."""
         return {**self.__dict__, "_stored": None}
 
-    def _key(self, network: Backbone, fingerprint: str) -> str:
+    def _key(self, network: FrozenPrefix, fingerprint: str) -> str:
         content = {
             "format": _FORMAT,
             "weights": network.weights_hash(),
             "prefix": network.prefix,
             "appearance": self.photos.appearance,
             "augmentation": self.photos.augmentation,
-            "seed": self.photos.seed if self.photos.augmentation is not None else None,
             "data": fingerprint,
             "views": self.views,
             "dtype": self.dtype,
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
-    def _build(self, network: Backbone) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path.with_suffix(".lock")):
-            if self.path.is_file():  # another process was faster
+    def _is_whole(self) -> bool:
+        """Whether the file is there with all its rows."""
+        try:
+            stored = np.load(self.path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return False
+        return bool(stored.shape[:2] == (self.views, len(self)))
+
+    def _build(self, network: FrozenPrefix) -> None:
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = self.path.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise OSError(
+                f"`cache.folder` must be a folder that can be written, but {str(folder)!r} is "
+                f"not: {error}. Set cache.folder=<another>, or cache.enabled=false."
+            ) from error
+        with _locked(lock):
+            if self._is_whole():  # another process was faster
                 return
             unfinished = self.path.with_suffix(".unfinished")
             try:
@@ -149,13 +189,13 @@ class CachedActivations(Dataset[Batch]):
             finally:
                 unfinished.unlink(missing_ok=True)
 
-    def _write(self, network: Backbone, path: Path) -> None:
+    def _write(self, network: FrozenPrefix, path: Path) -> None:
         device = next(iter(network.parameters())).device
         file: np.memmap[Any, Any] | None = None
         for view in range(self.views):
             for start in range(0, len(self), _BATCH):
                 indices = range(start, min(start + _BATCH, len(self)))
-                views = [self.photos.view(index, view) for index in indices]
+                views = [self._view(index, view) for index in indices]
                 images = self.photos.pixels(indices, views).to(device)
                 activations = network.forward_prefix(images).cpu()
                 if file is None:
@@ -185,13 +225,18 @@ class CachedActivations(Dataset[Batch]):
         needed = int(np.prod(whole)) * np.dtype(stored_as).itemsize
         free = shutil.disk_usage(path.parent).free
         logger.info("Caching %.2f GB of prefix activations in %s", needed / 1e9, path.parent)
-        if needed > free:
+        try:
+            if needed > free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file = np.lib.format.open_memmap(path, mode="w+", dtype=stored_as, shape=whole)
+            _reserve(path)
+        except OSError as error:
             raise OSError(
-                f"`cache` needs {needed / 1e9:.1f} GB, but {path.parent} has {free / 1e9:.1f} GB "
-                f"free. Set cache.folder to a larger disk, cache.views lower, or "
-                f"cache.enabled=false."
-            )
-        return np.lib.format.open_memmap(path, mode="w+", dtype=stored_as, shape=whole)
+                f"`cache` needs {needed / 1e9:.2f} GB in {str(path.parent)!r}, where "
+                f"{free / 1e9:.2f} GB are free: {error}. Set cache.folder to a larger disk, "
+                f"cache.views lower, or cache.enabled=false."
+            ) from error
+        return file
 
     def _tell(self, done: int) -> None:
         """A line of progress at every tenth of the work."""
@@ -204,12 +249,20 @@ def _no_images(indices: Sequence[int]) -> Tensor:
     return torch.zeros(len(indices), 0, 0, 0)
 
 
+def _reserve(path: Path) -> None:
+    """Claim the disk space of a file now: a full disk would later kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(file: TextIO) -> Iterator[None]:
     """Hold an exclusive lock; it goes with the process, so a killed run leaves none behind."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with file:
         try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("Waiting for another run, which writes the same prefix activations")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

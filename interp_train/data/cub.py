@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp_train.checks import check_choice, check_range
-from interp_train.data.annotation_files import entry, number, rows_of
+from interp_train.data.annotation_files import Mistakes, entry, number, rows_of, table_of
 from interp_train.data.backgrounds import background_box
 from interp_train.data.photo_data import (
     IMAGENET_MEAN,
@@ -21,8 +21,8 @@ from interp_train.data.photo_data import (
     PhotoData,
     data_folder,
 )
-from interp_train.data.photos import UNKNOWN_SIZE, Photo, checked_photos
-from interp_train.data.views import random_source
+from interp_train.data.photos import UNKNOWN_SIZE, Photo, checked_photos, large_enough
+from interp_train.data.views import Box, check_augmentation, random_source
 from interp_train.structures import BACKGROUND
 
 TASKS = ("bird_vs_background", "species")
@@ -42,6 +42,10 @@ BACKGROUND_ID_STEP = 1_000_000
 _CROP_STREAM = 71  # keeps the crops' random numbers apart from those of the augmentation
 
 
+# File of one line per image -> number of its columns.
+_TABLES = {"bounding_boxes": 5, "image_class_labels": 2, "train_test_split": 2}
+
+
 class _Bird(NamedTuple):
     photo: Photo
     train: bool
@@ -59,11 +63,12 @@ class CubData(PhotoData):
         batch_size: see `PhotoData`.
         num_workers: see `PhotoData`.
         seed: see `PhotoData`; the background crops do not depend on it.
+        min_area: see `PhotoData`.
         margin: see `PhotoData`.
-        flip: see `PhotoData`.
-        scale: see `PhotoData`.
-        aspect: see `PhotoData`.
-        shift: see `PhotoData`.
+        flip: see `Augmentation`.
+        scale: see `Augmentation`.
+        aspect: see `Augmentation`.
+        shift: see `Augmentation`.
         mean: see `PhotoData`.
         std: see `PhotoData`.
         in_memory: see `PhotoData`.
@@ -84,6 +89,7 @@ class CubData(PhotoData):
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        min_area: float = 0.0,
         margin: float = 0.0,
         flip: bool = True,
         scale: Sequence[float] = (1.0, 1.0),
@@ -99,11 +105,9 @@ class CubData(PhotoData):
             batch_size=batch_size,
             num_workers=num_workers,
             seed=seed,
+            min_area=min_area,
             margin=margin,
-            flip=flip,
-            scale=scale,
-            aspect=aspect,
-            shift=shift,
+            augmentation=check_augmentation(flip, scale, aspect, shift),
             mean=mean,
             std=std,
             in_memory=in_memory,
@@ -115,21 +119,16 @@ class CubData(PhotoData):
 
     def read(self) -> Collection:
         """Read the text files and draw the background crops."""
-        folder = data_folder(self.root, "CUB_200_2011_40")
+        folder = data_folder(self.root, "CUB_200_2011", "CUB_200_2011_40")
         if not (folder / "images.txt").is_file() and (folder / "CUB_200_2011").is_dir():
             folder = folder / "CUB_200_2011"
         part_names = _part_names(folder / "parts" / "parts.txt")
-        class_names, birds = _read_birds(folder, len(part_names), self.task)
-        readable = {
-            photo.sample_id: photo
-            for photo in checked_photos([bird.photo for bird in birds], self.on_error)
-        }
+        class_names, birds = _read_birds(folder, len(part_names), self.task, self.mistakes)
+        trained = {bird.photo.sample_id: bird.train for bird in birds}
+        photos = large_enough([bird.photo for bird in birds], self.min_area)
         splits: dict[str, list[Photo]] = {"train": [], "val": []}
-        for bird in birds:
-            if bird.photo.sample_id in readable:
-                splits["train" if bird.train else "val"] += self._samples(
-                    readable[bird.photo.sample_id]
-                )
+        for photo in checked_photos(photos, self.mistakes):
+            splits["train" if trained[photo.sample_id] else "val"] += self._samples(photo)
         return Collection(
             name="cub",
             splits=splits,
@@ -158,6 +157,7 @@ class CubData(PhotoData):
                         sample_id=bird.sample_id + (crop + 1) * BACKGROUND_ID_STEP,
                         region=region,
                         box=None,
+                        avoided=bird.box,
                         part_locations=nothing,
                         part_boxes=np.full((len(nothing), 4), np.nan),
                     )
@@ -165,34 +165,64 @@ class CubData(PhotoData):
         return samples
 
 
-def _read_birds(folder: Path, num_parts: int, task: str) -> tuple[tuple[str, ...], list[_Bird]]:
+def _read_birds(
+    folder: Path, num_parts: int, task: str, mistakes: Mistakes
+) -> tuple[tuple[str, ...], list[_Bird]]:
     """Category names, and one bird per line of images.txt."""
-    names = {key: name for _, (key, name) in rows_of(folder / "classes.txt", 2)}
-    boxes = {row[0]: (where, row[1:]) for where, row in rows_of(folder / "bounding_boxes.txt", 5)}
-    classes = {row[0]: row[1] for _, row in rows_of(folder / "image_class_labels.txt", 2)}
-    train = {row[0]: row[1] == "1" for _, row in rows_of(folder / "train_test_split.txt", 2)}
-    locations = _part_locations(folder / "parts" / "part_locs.txt", num_parts)
+    names = table_of(folder / "classes.txt", 2, mistakes)
     species = {key: index for index, key in enumerate(names)}
+    tables = {
+        name: table_of(folder / f"{name}.txt", columns, mistakes)
+        for name, columns in _TABLES.items()
+    }
+    locations = _part_locations(folder / "parts" / "part_locs.txt", num_parts, mistakes)
     birds = []
-    for where, (key, path) in rows_of(folder / "images.txt", 2):
-        box_place, fields = entry(boxes, key, "the image's box", where)
-        left, top, width, height = (number(text, "a box", box_place) for text in fields)
-        label = entry(species, entry(classes, key, "its class", where), "a class", where)
-        box = (left, top, left + width, top + height)
-        photo = Photo(
-            path=folder / "images" / path,
-            label=label if task == "species" else 0,
-            sample_id=int(number(key, "an image id", where)),
-            size=UNKNOWN_SIZE,
-            region=box,
-            box=box,
-            part_locations=entry(locations, key, "the image's parts", where),
-            part_boxes=np.full((num_parts, 4), np.nan),
-            where=where,
+    for key, (where, (path,)) in table_of(folder / "images.txt", 2, mistakes).items():
+        with mistakes.noted():
+            rows = {name: entry(table, key, f"{name}.txt", where) for name, table in tables.items()}
+            class_place, (kind,) = rows["image_class_labels"]
+            box = _box(*rows["bounding_boxes"])
+            photo = Photo(
+                path=folder / "images" / path,
+                label=entry(species, kind, "classes.txt", class_place) if task == "species" else 0,
+                sample_id=_image_id(key, where),
+                size=UNKNOWN_SIZE,
+                region=box,
+                box=box,
+                part_locations=entry(locations, key, "parts/part_locs.txt", where),
+                part_boxes=np.full((num_parts, 4), np.nan),
+                where=where,
+            )
+            birds.append(_Bird(photo, _is_train(*rows["train_test_split"])))
+    plain = [name.split(".", 1)[-1].replace("_", " ") for _, (name,) in names.values()]
+    return (tuple(plain) if task == "species" else ("bird",)), birds
+
+
+def _box(where: str, fields: Sequence[str]) -> Box:
+    left, top, width, height = (number(text, "a box", where) for text in fields)
+    if width <= 0 or height <= 0:
+        raise ValueError(
+            f"a box must be wider and higher than 0, but {where} has {width} x {height}. "
+            f"Correct the line."
         )
-        birds.append(_Bird(photo, entry(train, key, "the image's split", where)))
-    plain = tuple(name.split(".", 1)[-1].replace("_", " ") for name in names.values())
-    return (plain if task == "species" else ("bird",)), birds
+    return left, top, left + width, top + height
+
+
+def _image_id(text: str, where: str) -> int:
+    if not text.isdecimal() or int(text) >= BACKGROUND_ID_STEP:
+        raise ValueError(
+            f"an image id must be a whole number below {BACKGROUND_ID_STEP}, but {where} has "
+            f"{text!r}. Correct the line."
+        )
+    return int(text)
+
+
+def _is_train(where: str, fields: Sequence[str]) -> bool:
+    if fields[0] not in ("0", "1"):
+        raise ValueError(
+            f"a split must be 1 (train) or 0 (test), but {where} has {fields[0]!r}. Correct it."
+        )
+    return fields[0] == "1"
 
 
 def _part_names(path: Path) -> tuple[str, ...]:
@@ -205,19 +235,26 @@ def _part_names(path: Path) -> tuple[str, ...]:
     return tuple(line.split(maxsplit=1)[1].strip() for line in lines if line.strip())
 
 
-def _part_locations(path: Path, num_parts: int) -> dict[str, NDArray[np.float64]]:
+def _part_locations(
+    path: Path, num_parts: int, mistakes: Mistakes
+) -> dict[str, NDArray[np.float64]]:
     """Image id -> landmarks ``(P, 2)``, NaN where not visible."""
     found: dict[str, NDArray[np.float64]] = {}
-    for where, (key, part, x, y, visible) in rows_of(path, 5):
-        index = int(number(part, "a part id", where)) - 1
-        if not 0 <= index < num_parts:
-            raise ValueError(
-                f"a part id must be one of parts.txt (1 to {num_parts}), but {where} has {part}. "
-                f"The files disagree."
-            )
+    for where, (key, part, x, y, visible) in rows_of(path, 5, mistakes):
         points = found.setdefault(key, np.full((num_parts, 2), np.nan))
-        if visible == "1":
-            points[index] = number(x, "a location", where), number(y, "a location", where)
+        with mistakes.noted():
+            if part not in map(str, range(1, num_parts + 1)):
+                raise ValueError(
+                    f"a part id must be one of parts.txt (1 to {num_parts}), but {where} has "
+                    f"{part!r}. The files disagree."
+                )
+            if visible not in ("0", "1"):
+                raise ValueError(
+                    f"visible must be 0 or 1, but {where} has {visible!r}. Correct the line."
+                )
+            if visible == "1":
+                location = number(x, "a location", where), number(y, "a location", where)
+                points[int(part) - 1] = location
     return found
 
 

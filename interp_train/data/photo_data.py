@@ -1,6 +1,7 @@
 """The abstract data module of photo collections: splits, loaders, cached prefix activations."""
 
 import hashlib
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -11,14 +12,17 @@ from typing import Any, NamedTuple, final
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_name, check_range
-from interp_train.data.cached_activations import CachedActivations
+from interp_train.data.annotation_files import Mistakes
+from interp_train.data.cached_activations import CachedActivations, FrozenPrefix
 from interp_train.data.photos import Appearance, Photo, PhotoDataset, checked_photos, whole_batch
 from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
-from interp_train.data.views import check_augmentation
+from interp_train.data.views import Augmentation
 from interp_train.structures import BACKGROUND, Batch, DataInfo
 
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -47,21 +51,26 @@ class Collection(NamedTuple):
     licence: str = "unknown: your own photos"
 
 
-def data_folder(root: str | None, name: str) -> Path:
-    """The folder of a data set: `root`, or `name` below ``$INTERP_TRAIN_DATA``.
+def data_folder(root: str | None, *names: str) -> Path:
+    """The folder of a data set: `root`, or the first of `names` below ``$INTERP_TRAIN_DATA``.
 
     Raises:
         FileNotFoundError: if neither is there; names both ways.
     """
     base = os.environ.get("INTERP_TRAIN_DATA")
-    folder = Path(root) if root is not None else Path(base or "INTERP_TRAIN_DATA is not set") / name
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"`root` must be the folder of the data set, but {str(folder)!r} is no folder. Set "
-            f"data.root=<folder>, or the environment variable INTERP_TRAIN_DATA to the folder "
-            f"that holds {name!r}."
-        )
-    return folder
+    if root is not None:
+        candidates = [Path(root).expanduser()]
+    else:
+        candidates = [Path(base).expanduser() / name for name in names] if base else []
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    received = ", ".join(repr(str(folder)) for folder in candidates)
+    raise FileNotFoundError(
+        f"the folder of the data set must exist, but got "
+        f"{received or 'neither `root` nor INTERP_TRAIN_DATA'}. Set data.root=<folder>, or the "
+        f"environment variable INTERP_TRAIN_DATA to the folder that holds {' or '.join(names)}."
+    )
 
 
 class PhotoData(LightningDataModule, ABC):
@@ -72,15 +81,14 @@ class PhotoData(LightningDataModule, ABC):
         batch_size: samples per batch and process.
         num_workers: loader processes; with `in_memory` each keeps its own copy.
         seed: of order and augmentation.
+        min_area: objects of a smaller box, in square pixels of the photo, are left out.
         margin: share of the object box that is added on each side of the crop.
-        flip: mirror half of the training views.
-        scale: range of the random factor of the training crop's extent.
-        aspect: largest random change of the training crop's width against its height.
-        shift: largest random displacement of the training crop, as a share of the box.
+        augmentation: of the training views.
         mean: see `DataInfo`.
         std: see `DataInfo`.
-        in_memory: keep decoded photos in memory.
-        on_error: ``"raise"`` or ``"skip"`` unreadable images, see `checked_photos`.
+        in_memory: keep decoded photos, if they take less than half of the machine's memory.
+        on_error: ``"raise"`` at unreadable images and inconsistent annotations, or ``"skip"``
+            them, which decodes all images at the start and logs what was left out.
     """
 
     def __init__(
@@ -90,11 +98,9 @@ class PhotoData(LightningDataModule, ABC):
         batch_size: int,
         num_workers: int,
         seed: int,
+        min_area: float,
         margin: float,
-        flip: bool,
-        scale: Sequence[float],
-        aspect: float,
-        shift: float,
+        augmentation: Augmentation,
         mean: Sequence[float],
         std: Sequence[float],
         in_memory: bool,
@@ -104,12 +110,16 @@ class PhotoData(LightningDataModule, ABC):
         check_range("image_size", image_size, 16)
         check_range("batch_size", batch_size, 1)
         check_range("num_workers", num_workers, 0)
+        check_range("seed", seed, 0, 2**40 - 1)
+        check_range("min_area", min_area, 0.0)
         check_range("margin", margin, 0.0, 2.0)
+        check_normalisation(mean, std)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.image_size, self.margin, self.in_memory = image_size, margin, in_memory
         self.mean, self.std = tuple(mean), tuple(std)
-        self.augmentation = check_augmentation(flip, scale, aspect, shift)
-        self.on_error = on_error
+        self.augmentation = augmentation
+        self.mistakes = Mistakes(on_error)
+        self.min_area = min_area
         self._datasets: dict[str, Dataset[Batch]] = {}
         self._photo_sets: dict[str, PhotoDataset] = {}
         self._info: DataInfo | None = None
@@ -148,7 +158,7 @@ class PhotoData(LightningDataModule, ABC):
 
     @final
     def enable_cache(
-        self, network: Backbone, folder: str | Path, *, views: int = 1, dtype: str = "float16"
+        self, network: FrozenPrefix, folder: str | Path, *, views: int = 1, dtype: str = "float16"
     ) -> None:
         """Compute the activations of the frozen prefix once, and train from them.
 
@@ -161,11 +171,9 @@ class PhotoData(LightningDataModule, ABC):
             views: number of fixed views per training sample.
             dtype: ``"float16"``, ``"bfloat16"`` or ``"float32"``.
         """
-        for split, photos in list(self._photo_sets.items()) or [
-            (s, self.photos(s)) for s in SPLITS
-        ]:
+        for split in SPLITS:
             self._datasets[split] = CachedActivations(
-                photos,
+                self.photos(split),
                 network,
                 Path(folder),
                 fingerprint=f"{self.info.fingerprint}-{split}",
@@ -210,7 +218,7 @@ class PhotoData(LightningDataModule, ABC):
             with_parts=bool(collection.part_names),
         )
         for split in SPLITS:
-            photos = checked_photos(collection.splits[split], self.on_error)
+            photos = checked_photos(collection.splits[split], self.mistakes)
             check_labels(photos, collection.class_names, split)
             self._photo_sets[split] = PhotoDataset(
                 photos,
@@ -219,18 +227,33 @@ class PhotoData(LightningDataModule, ABC):
                 seed=self.seed,
                 in_memory=self.in_memory,
             )
+        self._limit_memory()
         self._datasets = dict(self._photo_sets)
         self._info = self._describe(collection)
 
-    def _augmentation(self, split: str) -> Any:
-        changes = self.augmentation != check_augmentation(False, (1.0, 1.0), 0.0, 0.0)
+    def _augmentation(self, split: str) -> Augmentation | None:
+        changes = self.augmentation != Augmentation()
         return self.augmentation if split == "train" and changes else None
+
+    def _limit_memory(self) -> None:
+        """Decode photos again in each epoch where keeping them takes too much memory."""
+        needed = sum(photos.bytes_in_memory() for photos in self._photo_sets.values())
+        needed *= max(1, self.num_workers)
+        if self.in_memory and needed > machine_memory() / 2:
+            logger.warning(
+                "The decoded photos take %.1f GB, which is too much to keep them in memory: "
+                "they are decoded again in each epoch",
+                needed / 1e9,
+            )
+            for photos in self._photo_sets.values():
+                photos.in_memory = False
 
     def _describe(self, collection: Collection) -> DataInfo:
         content = hashlib.sha256()
         for split in SPLITS:
             for photo in self._photo_sets[split].photos:
-                content.update(repr((split, photo.path.name, *photo[1:6])).encode())
+                file = (photo.path.name, photo.path.stat().st_size)
+                content.update(repr((split, *file, *photo[1:6])).encode())
                 content.update(photo.part_locations.tobytes() + photo.part_boxes.tobytes())
         return DataInfo(
             name=collection.name,
@@ -247,7 +270,18 @@ class PhotoData(LightningDataModule, ABC):
         )
 
 
-SPLITS = ("train", "val")
+def machine_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise ValueError unless there are three means and three positive deviations."""
+    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+        raise ValueError(
+            f"`mean` and `std` must be three numbers each, the latter > 0, but got {list(mean)} "
+            f"and {list(std)}. See conf/data for those of ImageNet."
+        )
 
 
 def check_labels(photos: Sequence[Photo], class_names: Sequence[str], split: str) -> None:

@@ -1,18 +1,20 @@
 """Photos with annotations as a data set: whole batches at once, checked before they are used."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from interp_train.checks import check_choice
+from interp_train.data.annotation_files import Mistakes
+from interp_train.data.backgrounds import is_background
 from interp_train.data.views import (
     Augmentation,
     Box,
@@ -26,8 +28,8 @@ from interp_train.structures import Batch, ImageBatch, PartBatch
 
 logger = logging.getLogger(__name__)
 
-ON_ERROR = ("raise", "skip")
 UNKNOWN_SIZE = (0, 0)
+_TRIES = 20
 
 
 class Photo(NamedTuple):
@@ -43,6 +45,8 @@ class Photo(NamedTuple):
         part_locations: ``(P, 2)``, NaN where not visible.
         part_boxes: ``(P, 4)``, NaN where not annotated.
         where: file and line of the annotation, for messages.
+        upright: whether the photo is turned as its camera noted (EXIF).
+        avoided: box of an object that a background crop must not show; None for objects.
     """
 
     path: Path
@@ -54,6 +58,8 @@ class Photo(NamedTuple):
     part_locations: NDArray[np.float64]
     part_boxes: NDArray[np.float64]
     where: str
+    upright: bool = False
+    avoided: Box | None = None
 
 
 class Appearance(NamedTuple):
@@ -76,74 +82,103 @@ class Appearance(NamedTuple):
     with_parts: bool = True
 
 
-def read_photo(path: Path, where: str) -> Tensor:
-    """An image file as uint8 ``(3, H, W)``.
+def read_photo(photo: Photo) -> Tensor:
+    """The whole image file as uint8 ``(3, H, W)``.
 
     Raises:
         ValueError: if the file is no readable image; names the file and the annotation's line.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(
-            f"each image must be readable, but {str(path)!r} ({where}) is not: {error}. Replace "
-            f"the file, or set `on_error: skip` to leave such images out."
-        ) from error
+    with _opened(photo) as image:
+        pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def checked_photos(photos: Sequence[Photo], on_error: str) -> list[Photo]:
-    """The photos with their sizes, each image file opened once.
+@contextlib.contextmanager
+def _opened(photo: Photo) -> Iterator[Image.Image]:
+    """The image of a file; whatever goes wrong in the block is told as the file's fault."""
+    try:
+        with Image.open(photo.path) as image:
+            yield ImageOps.exif_transpose(image) if photo.upright else image
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"each annotated image must exist, but {str(photo.path)!r} ({photo.where}) does not. "
+            f"Complete the folder."
+        ) from error
+    except Exception as error:  # decoders raise whatever they meet in a broken file
+        raise ValueError(
+            f"each image must be readable, but {str(photo.path)!r} ({photo.where}) is not: "
+            f"{error}. Replace the file."
+        ) from error
+
+
+def checked_photos(photos: Sequence[Photo], mistakes: Mistakes) -> list[Photo]:
+    """The photos with their sizes, each image file opened once, or decoded if mistakes are skipped.
 
     Args:
         photos: those that have a size already are not opened again.
-        on_error: ``"raise"`` at the first unreadable image; ``"skip"`` decodes every image, leaves
-            out unreadable ones and reports them.
+        mistakes: takes unreadable images, boxes outside their photo and repeated sample ids.
 
     Raises:
-        ValueError: for an unreadable image, or if none is left.
+        ValueError: for a mistake that is not skipped, or if no photo is left.
     """
-    check_choice("on_error", on_error, ON_ERROR)
-    sizes: dict[Path, tuple[int, int] | ValueError] = {}
-    kept, skipped = [], []
+    sizes: dict[Path, tuple[int, int] | None] = {}
+    places: dict[int, str] = {}
+    kept = []
     for photo in photos:
         if photo.path not in sizes:
-            known = photo.size if photo.size != UNKNOWN_SIZE else None
-            sizes[photo.path] = known or _size_or_error(photo, decode=on_error == "skip")
+            sizes[photo.path] = None
+            with mistakes.noted():
+                sizes[photo.path] = _size_of(photo, decode=mistakes.skip)
         size = sizes[photo.path]
-        if not isinstance(size, ValueError):
+        if size is None:
+            continue
+        with mistakes.noted():
+            _check_annotation(photo, size, places)
+            places[photo.sample_id] = photo.where
             kept.append(photo._replace(size=size))
-        elif on_error == "raise":
-            raise size
-        else:
-            skipped.append(f"{photo.path} ({photo.where})")
-    if skipped:
-        names = "\n  ".join(dict.fromkeys(skipped))
-        logger.warning("Left out %d samples of unreadable images:\n  %s", len(skipped), names)
+    mistakes.report()
     if not kept:
         raise ValueError(f"the data must hold readable images, but none of {len(photos)} is.")
     return kept
 
 
-def _size_or_error(photo: Photo, decode: bool) -> tuple[int, int] | ValueError:
-    if not photo.path.is_file():
-        return ValueError(
-            f"each annotated image must exist, but {str(photo.path)!r} ({photo.where}) does not. "
-            f"Complete the folder, or set `on_error: skip` to leave such images out."
+def _check_annotation(photo: Photo, size: tuple[int, int], places: dict[int, str]) -> None:
+    box = photo.box or (0.0, 0.0, 1.0, 1.0)
+    if box[0] >= size[0] or box[1] >= size[1] or box[2] <= 0 or box[3] <= 0:
+        raise ValueError(
+            f"a box must lie on its photo, but that of {str(photo.path)!r} ({photo.where}), "
+            f"{box}, lies outside {size[0]} x {size[1]} pixels. Correct it."
         )
-    try:
-        with Image.open(photo.path) as image:
-            if decode:
-                image.load()
-            return image.size
-    except (OSError, SyntaxError, ValueError) as error:
-        return ValueError(
-            f"each image must be readable, but {str(photo.path)!r} ({photo.where}) is not: "
-            f"{error}. Replace the file, or set `on_error: skip` to leave such images out."
+    if photo.sample_id in places:
+        raise ValueError(
+            f"each sample must have an id of its own, but {photo.where} repeats "
+            f"{photo.sample_id} of {places[photo.sample_id]}. Remove one of them."
         )
 
 
+def _size_of(photo: Photo, decode: bool) -> tuple[int, int]:
+    if photo.size != UNKNOWN_SIZE:
+        return photo.size
+    with _opened(photo) as image:
+        if decode:
+            image.load()
+        return image.size
+
+
+def large_enough(photos: Sequence[Photo], min_area: float) -> list[Photo]:
+    """The photos whose object box has at least `min_area` square pixels; says how many have not."""
+    kept = [photo for photo in photos if photo.box is None or _area(photo.box) >= min_area]
+    if len(kept) < len(photos):
+        count = len(photos) - len(kept)
+        logger.info("Left out %d objects smaller than %g square pixels", count, min_area)
+    return kept
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+@final
 class PhotoDataset(Dataset[Batch]):
     """One split of photos.
 
@@ -198,14 +233,20 @@ class PhotoDataset(Dataset[Batch]):
         views = [self.view(index, self.epoch) for index in indices]
         return self.batch(indices, views, self.pixels(indices, views))
 
-    def view(self, index: int, epoch: int) -> View:
-        """What of the photo is shown in `epoch`."""
+    def view(self, index: int, epoch: int, seed: int | None = None) -> View:
+        """What of the photo is shown in `epoch`; `seed` None is that of the data set."""
         photo = self.photos[index]
         region = photo.region or (-0.5, -0.5, photo.size[0] - 0.5, photo.size[1] - 0.5)
+        margin = 0.0 if photo.avoided else self.appearance.margin
+        unchanged = view_of(region, photo.size, margin)
         if self.augmentation is None:
-            return view_of(region, photo.size, self.appearance.margin)
-        source = random_source(self.seed, epoch, photo.sample_id)
-        return random_view(region, photo.size, self.appearance.margin, self.augmentation, source)
+            return unchanged
+        source = random_source(self.seed if seed is None else seed, epoch, photo.sample_id)
+        for _ in range(_TRIES if photo.avoided else 1):
+            view = random_view(region, photo.size, margin, self.augmentation, source)
+            if photo.avoided is None or is_background(view.box(), photo.avoided):
+                return view
+        return unchanged._replace(flip=view.flip)
 
     def pixels(self, indices: Sequence[int], views: Sequence[View]) -> Tensor:
         """Network input of views of the samples, float ``(N, 3, H, W)``."""
@@ -256,14 +297,25 @@ class PhotoDataset(Dataset[Batch]):
         """One view as uint8 pixels, remembered where that saves work."""
         photo, size = self.photos[index], self.appearance.image_size
         if not self.in_memory:
-            return view.render(read_photo(photo.path, photo.where), size)
+            return view.render(read_photo(photo), size)
         if self.augmentation is None:
             if index not in self._kept:
-                self._kept[index] = view.render(read_photo(photo.path, photo.where), size)
+                self._kept[index] = view.render(read_photo(photo), size)
             return self._kept[index]
         if photo.path not in self._kept:
-            self._kept[photo.path] = read_photo(photo.path, photo.where)
+            self._kept[photo.path] = read_photo(photo)
         return view.render(self._kept[photo.path], size)
+
+    def bytes_in_memory(self) -> int:
+        """What `in_memory` takes once all is decoded."""
+        if self.augmentation is None:
+            return 3 * self.appearance.image_size**2 * len(self)
+        sizes = {photo.path: photo.size for photo in self.photos}
+        return sum(3 * width * height for width, height in sizes.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without decoded photos, which each worker process decodes for itself."""
+        return {**self.__dict__, "_kept": {}}
 
 
 def whole_batch(batch: Any) -> Any:

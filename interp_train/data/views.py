@@ -49,6 +49,11 @@ class View(NamedTuple):
         )
         return resized
 
+    def box(self) -> Box:
+        """What the view shows, in the photo's pixels."""
+        right, bottom = self.left + self.width - 0.5, self.top + self.height - 0.5
+        return self.left - 0.5, self.top - 0.5, right, bottom
+
     def move_points(self, points: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         """Photo coordinates ``(..., 2)`` -> view coordinates; NaN where outside the view."""
         moved = self._scaled(points, size)
@@ -147,7 +152,8 @@ def random_view(
     """A random change of `view_of`; always draws the same number of random numbers."""
     low, high = augmentation.scale
     scale = math.exp(source.uniform(math.log(low), math.log(high))) * (1 + 2 * margin)
-    aspect = math.exp(source.uniform(-1, 1) * math.log1p(augmentation.aspect))
+    # Half of the change goes to the width, half to the height.
+    aspect = math.exp(source.uniform(-1, 1) * math.log1p(augmentation.aspect) / 2)
     width, height = box[2] - box[0], box[3] - box[1]
     x = (box[0] + box[2]) / 2 + source.uniform(-1, 1) * augmentation.shift * width
     y = (box[1] + box[3]) / 2 + source.uniform(-1, 1) * augmentation.shift * height
