@@ -219,10 +219,7 @@ def as_pixels(figure: Figure) -> Tensor:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure in the format of the path's suffix; folders are made.
-
-    Dates and producer names are left out, so that equal figures are equal files.
-    """
+    """Write a figure in the format of the path's suffix, without dates; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     empty: dict[str, dict[str, Any]] = {
         ".png": {"Software": None},

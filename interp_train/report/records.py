@@ -176,17 +176,7 @@ def read_run(folder: Path | None) -> RunData:
     """Everything that a run folder holds; empty where it does not exist."""
     if folder is None or not folder.is_dir():
         return RunData("", "", 0, None, {}, {}, {}, {}, {}, {}, {}, {}, ())
-    problems: list[str] = []
-
-    def attempt(read: Any, path: Path, otherwise: Any) -> Any:
-        if not path.is_file():
-            return otherwise
-        try:
-            return read(path)
-        except Exception as error:
-            problems.append(f"{path.name} could not be read ({type(error).__name__}: {error})")
-            return otherwise
-
+    attempt = _Attempt()
     status = attempt(lambda path: read_status(path.parent), folder / "status.json", {})
     config = attempt(_read_yaml, folder / "config.yaml", {})
     result = attempt(read_json, folder / "result.json", {})
@@ -215,8 +205,25 @@ def read_run(folder: Path | None) -> RunData:
         predictions=attempt(_read_arrays, measures / "predictions.npz", {}),
         panels={name: arrays for name, arrays in panels.items() if arrays},
         missing=attempt(read_json, measures / "missing.json", {}),
-        problems=tuple(problems),
+        problems=tuple(attempt.problems),
     )
+
+
+class _Attempt:
+    """Reads files; what cannot be read becomes a problem to report."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def __call__(self, read: Any, path: Path, otherwise: Any) -> Any:
+        if not path.is_file():
+            return otherwise
+        try:
+            return read(path)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.problems.append(f"{path.name} could not be read ({reason})")
+            return otherwise
 
 
 def data_name(config: Mapping[str, Any]) -> str:

@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from interp_train.evaluation.location_instability import location_instability
-from interp_train.evaluation.part_tracking import baseline_scores, part_tracking, summary
 from interp_train.evaluation.part_scheme import PartScheme
+from interp_train.evaluation.part_tracking import baseline_scores, part_tracking, summary
 from interp_train.evaluation.peak_table import MapFrame, PeakTable
 from interp_train.evaluation.position_baselines import position_baselines
 from interp_train.structures import LayerGeometry
@@ -63,9 +63,9 @@ def peaks(places, boxes, labels, skill, seed, units=24):
     noise = torch.randn(number, units, 2, generator=generator) * 3
     positions = FRAME.snapped(own * followed + (1 - own) * wander + noise)
     values = torch.rand(number, units, generator=generator) + 0.5
-    values[:, -1] = 0  # a dead filter
     categories = parts % max(int(labels.max()) + 1, 1)
     values = values + (labels[:, None] == categories) * skill
+    values[:, -1] = 0  # a dead filter
     ids = torch.arange(number) + 500
     return PeakTable(ids, labels, boxes, places, positions, values)
 
@@ -110,7 +110,9 @@ def write_run(folder, row, seed, skill, *, data="creatures", classes=1, landmark
         result |= {f"parts/{LAYER}/{name}": value for name, value in numbers.items()}
         write_layer(folder, table, arrays, classes)
     else:
-        reason = "part_tracking needs part_locations; this data set has none, so it is not measured."
+        reason = (
+            "part_tracking needs part_locations; this data set has none, so it is not measured."
+        )
         missing = {"part_tracking": {LAYER: reason}}
         (folder / "measures" / "missing.json").write_text(json.dumps(missing))
     write_metrics(folder, result, epochs)
@@ -137,7 +139,9 @@ def write_metrics(folder, result, epochs):
         writer = csv.DictWriter(file, ["step", "epoch", "loss/train/task", *names])
         writer.writeheader()
         for epoch in range(epochs):
-            writer.writerow({"step": 10 * epoch + 5, "epoch": epoch, "loss/train/task": 1 / (epoch + 1)})
+            writer.writerow(
+                {"step": 10 * epoch + 5, "epoch": epoch, "loss/train/task": 1 / (epoch + 1)}
+            )
             share = 1 - math.exp(-(epoch + 1)) if epoch < epochs - 1 else 1.0
             values = {name: result[name] * share for name in names}
             writer.writerow({"step": 10 * epoch + 9, "epoch": epoch, **values})
@@ -160,7 +164,7 @@ def write_panels(folder, pixels, places, labels, table, skill):
         titles=[f"species {label} (.9{n})" for n, label in enumerate(labels[chosen].tolist())],
         labels=labels[chosen].numpy(), sample_ids=table.sample_ids[chosen].numpy(), epoch=5,
     )  # fmt: skip
-    top = torch.arange(24).view(4, 6) * 3
+    top = torch.arange(24).view(4, 6) % len(pixels)
     np.savez_compressed(
         panels / f"units_{LAYER}.npz", pictures=(pixels[top] * 255).byte().numpy(),
         values=np.random.default_rng(0).random((4, 6)), units=np.arange(4), epoch=5,
