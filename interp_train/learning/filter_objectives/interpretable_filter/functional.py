@@ -163,13 +163,16 @@ def paper_gradient(
     Returns:
         ``(N, K, h, w)``.
     """
-    log_likelihood = scores - _log_sum_exp(scores, across)
-    log_marginal = (log_likelihood.exp() @ prior).log()
-    log_likelihood = log_likelihood.gather(2, chosen[..., None])[..., 0]
+    log_partition = _log_sum_exp(scores, across)
+    log_marginal = ((scores - log_partition).exp_() @ prior).log()
+    log_likelihood = (
+        scores.gather(2, chosen[..., None])[..., 0]
+        - log_partition[torch.arange(scores.shape[1], device=scores.device), chosen]
+    )
     weights = prior[chosen] * log_likelihood.exp() * (log_likelihood - log_marginal)
     # `embedding` copies whole rows, several times faster than indexing.
     selected = torch.nn.functional.embedding(chosen, templates.flatten(1))
-    return -(weights[..., None] * selected).view(*chosen.shape, *templates.shape[1:])
+    return selected.mul_(-weights[..., None]).view(*chosen.shape, *templates.shape[1:])
 
 
 def released_gradient(
@@ -232,6 +235,28 @@ def image_weights(
     mean = sums[0] / sums[1].clamp(min=1)
     usable = mean.abs() > _TINY
     return torch.where(usable, raw / torch.where(usable, mean, 1.0), 0.0)
+
+
+def without_growth(gradient: Tensor, activations: Tensor, across: bool = False) -> Tensor:
+    """The part of a gradient that leaves the scale of each filter's activations as it is.
+
+    Orthogonal to the activations over images and positions: to first order, a step along it
+    does not change their sum of squares.
+
+    Args:
+        gradient: ``(N, K, h, w)``; changed in place.
+        activations: ``(N, K, h, w)``.
+        across: see the module.
+
+    Returns:
+        `gradient`.
+    """
+    along = torch.einsum("nkhw,nkhw->k", gradient, activations)
+    square = torch.einsum("nkhw,nkhw->k", activations, activations)
+    sums = torch.stack([along, square])
+    sums = sum_over_processes(sums) if across else sums
+    share = sums[0] / sums[1].clamp(min=1e-30)
+    return gradient.addcmul_(activations, share[:, None, None], value=-1)
 
 
 def spread_around(activations: Tensor, centres: Tensor) -> Tensor:

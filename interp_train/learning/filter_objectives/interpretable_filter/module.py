@@ -79,6 +79,8 @@ class InterpretableFilter(nn.Module):
         beta: template slope; a learned slope starts at beta / 2 in the programme's coordinates.
         normalisation: what m is measured on: ``"filter"``, ``"layer"``, or ``"none"`` (m = 1).
         kappa: typical largest activation that the losses see; 1 leaves ``x / m``.
+        scale_free: take out the part of the gradient that lets a filter's activations grow.
+            The losses see ``x / m`` with m constant, so growth would seem to help for ever.
         assignment: a filter's category has the largest mean ``"sum"`` (paper) or ``"max"``
             (released) of its map.
         balance: weight positive and negative images of a category inversely to their share,
@@ -106,6 +108,7 @@ class InterpretableFilter(nn.Module):
         beta: float = 4.0,
         normalisation: str = "layer",
         kappa: float = 1.0,
+        scale_free: bool = True,
         assignment: str = "max",
         balance: bool = True,
         momentum: float = 0.9,
@@ -116,7 +119,7 @@ class InterpretableFilter(nn.Module):
         self.relative_to_task = relative_to_task
         self.center, self.slope, self.slope_rate, self.mask = center, slope, slope_rate, mask
         self.tau, self.alpha, self.beta = tau, alpha, beta
-        self.normalisation, self.kappa = normalisation, kappa
+        self.normalisation, self.kappa, self.scale_free = normalisation, kappa, scale_free
         self.assignment, self.balance, self.momentum = assignment, balance, momentum
         self._check_options()
         self.layers: list[str] = []
@@ -225,11 +228,13 @@ class InterpretableFilter(nn.Module):
         if not (self.training and differentiable):
             return self._weight(layer, epoch) * self._value(maps)
         value, gradient = self._objective(layer, maps, labels)
-        gradient = gradient * factor[:, None, None]
+        if self.scale_free:
+            gradient = functional.without_growth(gradient, maps, across=True)
+        gradient.mul_(factor[:, None, None])
         weight = self._weight(layer, epoch)
         if self.relative_to_task:
             weight = weight * self._task_ratio(layer, gradient)
-        gradient = weight * gradient
+        gradient.mul_(weight)
         self._latest[name] = (maps, gradient)
         return inject_gradient(activations, gradient, weight * value, layer)
 
@@ -289,7 +294,7 @@ class InterpretableFilter(nn.Module):
         chosen = torch.where(positive, own, templates.shape[0] - 1)
         gradient = functional.paper_gradient(scores, prior, templates, chosen, across=True)
         weights = torch.where(positive, *self._image_weights(layer, maps))
-        return gradient * (weights * num_processes())[..., None, None]
+        return gradient.mul_((weights * num_processes())[..., None, None])
 
     def _released_gradient(self, layer: FilterLayer, maps: Tensor, positive: Tensor) -> Tensor:
         size = (maps.shape[2], maps.shape[3])
@@ -312,7 +317,7 @@ class InterpretableFilter(nn.Module):
             weights=self._image_weights(layer, maps),
             across=True,
         )
-        return gradient / maps.shape[0]  # the local number: processes are averaged
+        return gradient.div_(maps.shape[0])  # the local number: processes are averaged
 
     def _image_weights(self, layer: FilterLayer, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of each filter's positive and negative images, each ``(K,)``."""

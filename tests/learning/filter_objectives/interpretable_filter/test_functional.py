@@ -300,3 +300,17 @@ def test_information_over_two_processes_equals_that_of_the_whole_batch(maps, two
     first, second = two_processes(halves_of_information, maps)
     torch.testing.assert_close(first[0], information.detach(), rtol=0, atol=1e-13)
     torch.testing.assert_close(torch.cat([first[1], second[1]]), gradient, rtol=0, atol=1e-13)
+
+
+def test_without_growth_is_orthogonal_to_each_filters_activations(maps):
+    gradient = torch.randn(N, K, SIDE, SIDE, dtype=torch.double)
+    expected = gradient.clone()
+    for k in range(K):
+        share = (gradient[:, k] * maps[:, k]).sum() / maps[:, k].square().sum()
+        expected[:, k] -= share * maps[:, k]
+    found = functional.without_growth(gradient, maps)
+    torch.testing.assert_close(found, expected)
+    inner = (found * maps).sum((0, 2, 3))
+    torch.testing.assert_close(inner, torch.zeros(K, dtype=torch.double), rtol=0, atol=1e-12)
+    dead = functional.without_growth(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
+    assert dead.tolist() == torch.ones(1, 1, 2, 2).tolist()

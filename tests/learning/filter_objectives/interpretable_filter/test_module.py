@@ -107,10 +107,12 @@ def test_the_mask_is_constant_in_the_backward_pass():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_gradient_at_the_map_is_that_of_the_functional(loss):
+@pytest.mark.parametrize("scale_free", [True, False])
+def test_gradient_at_the_map_is_that_of_the_functional(loss, scale_free):
     network, objective = attached(
-        taps=["last"], loss=loss, weight=2.0, schedule="inverse_epoch", kappa=3.0, slope="fixed"
-    )
+        taps=["last"], loss=loss, weight=2.0, schedule="inverse_epoch", kappa=3.0, slope="fixed",
+        scale_free=scale_free,
+    )  # fmt: skip
     images, labels = images_and_labels()
     maps = recorded(network, images).requires_grad_()
     logits = torch.zeros(len(labels), CATEGORIES)
@@ -149,7 +151,9 @@ def test_gradient_at_the_map_is_that_of_the_functional(loss):
                 tau=2.0,
                 weights=weights,
             ) / len(labels)
-    torch.testing.assert_close(maps.grad, 2.0 / 4 * scale * expected)
+    if scale_free:
+        expected = functional.without_growth(expected, scaled.detach())
+    torch.testing.assert_close(maps.grad, 2.0 / 4 * scale * expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
