@@ -252,3 +252,10 @@ def test_one_step_with_two_processes_equals_one_with_one(two_processes):
     for found in two_processes(double_step, labels):
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-8)
+
+
+def test_it_trains_in_mixed_precision():
+    system = classifier(1, {"parts": InterpretableFilter()}, loss="logistic")
+    trainer = fit(system, [0, BACKGROUND] * 6, epochs=12, precision="bf16-mixed")
+    assert trainer.logged_metrics["accuracy/top1"] == 1.0
+    assert all(parameter.isfinite().all() for parameter in system.parameters())

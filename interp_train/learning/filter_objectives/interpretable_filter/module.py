@@ -78,7 +78,8 @@ class InterpretableFilter(nn.Module):
         alpha: probability of the positive templates; None is n² / (1 + n²).
         beta: template slope; a learned slope starts at beta / 2 in the programme's coordinates.
         normalisation: what m is measured on: ``"filter"``, ``"layer"``, or ``"none"`` (m = 1).
-        kappa: typical largest activation that the losses see; 1 leaves ``x / m``.
+        kappa: typical largest activation that the losses see; with activations of about 1,
+            ``exp(tr)`` is nearly flat and the losses hardly tell images apart.
         scale_free: take out the part of the gradient that lets a filter's activations grow.
             The losses see ``x / m`` with m constant, so growth would seem to help for ever.
         assignment: a filter's category has the largest mean ``"sum"`` (paper) or ``"max"``
@@ -95,22 +96,22 @@ class InterpretableFilter(nn.Module):
         self,
         taps: Sequence[str] = ("last",),
         *,
-        loss: str = "released_gradient",
-        weight: float = 0.003,
+        loss: str = "exact_mutual_information",
+        weight: float = 0.2,
         schedule: str = "paper",
         relative_to_task: bool = False,
         center: str = "centroid",
-        slope: str = "learned",
+        slope: str = "fixed",
         slope_rate: float = 0.016,
         mask: bool = True,
-        tau: float = 2.0,
+        tau: float = 0.5,
         alpha: float | None = None,
         beta: float = 4.0,
         normalisation: str = "layer",
-        kappa: float = 1.0,
+        kappa: float = 20.0,
         scale_free: bool = True,
-        assignment: str = "max",
-        balance: bool = True,
+        assignment: str = "sum",
+        balance: bool = False,
         momentum: float = 0.9,
     ) -> None:
         super().__init__()

@@ -110,8 +110,8 @@ def test_the_mask_is_constant_in_the_backward_pass():
 @pytest.mark.parametrize("scale_free", [True, False])
 def test_gradient_at_the_map_is_that_of_the_functional(loss, scale_free):
     network, objective = attached(
-        taps=["last"], loss=loss, weight=2.0, schedule="inverse_epoch", kappa=3.0, slope="fixed",
-        scale_free=scale_free,
+        taps=["last"], loss=loss, weight=2.0, schedule="inverse_epoch", tau=2.0, kappa=3.0,
+        balance=True, scale_free=scale_free,
     )  # fmt: skip
     images, labels = images_and_labels()
     maps = recorded(network, images).requires_grad_()
@@ -239,7 +239,7 @@ def test_filters_belong_to_the_category_that_excites_them_most():
 
 
 def test_strengths_are_an_exponential_mean_over_batches_of_the_category():
-    _, objective = attached(taps=["last"], momentum=0.75)
+    _, objective = attached(taps=["last"], momentum=0.75, assignment="max")
     logits = torch.zeros(2, CATEGORIES)
     for level, label in ((1.0, 0), (2.0, 0), (4.0, 1)):
         maps = torch.full((2, FILTERS, SIDE, SIDE), level)
@@ -287,7 +287,9 @@ def test_bfloat16_autocast_gives_nearly_the_same_gradient(loss):
 
 
 def test_a_learned_slope_moves_towards_its_target_and_shapes_the_mask():
-    network, objective = attached(num_categories=1, taps=["last"], slope_rate=0.5)
+    network, objective = attached(
+        num_categories=1, taps=["last"], loss="released_gradient", slope="learned", slope_rate=0.5
+    )
     maps = torch.zeros(1, FILTERS, SIDE, SIDE)
     maps[..., 3, 3] = 1.0  # no spread: the target is the upper end, 3
     logits = torch.zeros(1, 1)
@@ -315,9 +317,9 @@ def test_evaluation_changes_no_state_and_needs_no_gradient():
 
 
 def test_state_survives_a_checkpoint():
-    network, objective = attached()
+    network, objective = attached(loss="released_gradient", slope="learned")
     step(network, objective, *images_and_labels())
-    other = InterpretableFilter(TAPS)
+    other = InterpretableFilter(TAPS)  # the learned slopes are part of the state
     other.attach(small_network(), CATEGORIES)
     other.load_state_dict(objective.state_dict())
     torch.testing.assert_close(other.state_dict(), objective.state_dict())
@@ -397,7 +399,7 @@ def step_of_share(options, number, steps):
     [
         {"loss": "exact_mutual_information", "kappa": 20.0, "weight": 1.0},
         {"loss": "paper_approximation", "kappa": 20.0, "weight": 1.0, "center": "argmax"},
-        {"loss": "released_gradient", "weight": 1.0},
+        {"loss": "released_gradient", "slope": "learned", "balance": True, "weight": 1.0},
         {"loss": "released_gradient", "relative_to_task": True, "weight": 1.0},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
