@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from interp_train.checks import closest
 from interp_train.config_places import CONFIG_DIR_VARIABLE
 from interp_train.interruption import Interrupted, interruptions_raised
-from interp_train.run_processes import quoted
+from interp_train.run_processes import quoted, quoted_text
 
 
 class Verb(NamedTuple):
@@ -93,6 +93,8 @@ def run_verb(name: str, argv: list[str]) -> int:
     argv = with_positional(verb, argv)
     if name == "evaluate":
         argv = with_open_data(argv)
+    if name == "study":
+        argv = with_run_overrides(argv)
     function = _resumed(argv) if name == "train" else None
     if function is not None:
         return function()
@@ -158,6 +160,24 @@ def with_open_data(argv: Sequence[str]) -> list[str]:
     if any(entry.startswith("data=") for entry in argv):
         return list(argv)
     return [f"+{entry}" if entry.startswith("data.") else entry for entry in argv]
+
+
+def with_run_overrides(argv: Sequence[str]) -> list[str]:
+    """Gather ``train.key=value``, which is meant for every run of a study, in `overrides`.
+
+    Raises:
+        ValueError: if `overrides` is given, too.
+    """
+    meant = [entry.removeprefix("train.") for entry in argv if entry.startswith("train.")]
+    rest = [entry for entry in argv if not entry.startswith("train.")]
+    if not meant:
+        return rest
+    if any(entry.startswith("overrides=") for entry in rest):
+        raise ValueError(
+            f"`overrides` must not stand beside train.<key>=<value>, but got train.{meant[0]}. "
+            f"Choose one of the two."
+        )
+    return [*rest, f"overrides=[{','.join(map(quoted_text, meant))}]"]
 
 
 def _resumed(argv: Sequence[str]) -> Callable[[], int] | None:

@@ -8,8 +8,6 @@ import contextlib
 import inspect
 import logging
 import os
-import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +22,7 @@ from interp_train.callbacks.run_status import RunStatus
 from interp_train.checks import check_name
 from interp_train.interruption import Interrupted, interruptions_raised
 from interp_train.loggers import TensorBoardEvents
-from interp_train.provenance import commit, config_hash, versions
+from interp_train.provenance import command, commit, config_hash, versions
 from interp_train.resume import epochs_done, steps_done
 from interp_train.run_folder import RunRecord, claim_folder, create_run_folder, read_status
 from interp_train.run_log import logged_to
@@ -168,7 +166,7 @@ def status_kept(record: RunRecord, config: Mapping[str, Any]) -> Iterator[None]:
             quantity=(config.get("monitor") or {}).get("quantity"),
             commit=commit(),
             versions=versions(),
-            command=shlex.join(sys.argv),
+            command=command(),
         )
         yield
     except BaseException as error:

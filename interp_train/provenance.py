@@ -4,7 +4,9 @@ import functools
 import hashlib
 import json
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path, PurePath
@@ -60,6 +62,15 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() or None
+
+
+def command() -> str:
+    """The command line of this process, as a user would repeat it."""
+    program = Path(sys.argv[0])
+    start = (
+        ["interp-train"] if program.name in ("cli.py", "interp-train") else ["python", str(program)]
+    )
+    return shlex.join([*start, *sys.argv[1:]])
 
 
 @functools.cache

@@ -20,6 +20,7 @@ _NOISE = (
     r".*You have overridden `on_before_batch_transfer`.*",
     r".*It is recommended to use .*sync_dist=True.*",
 )
+_CHATTY = ("fontTools", "matplotlib", "PIL")
 _NOISY_LOGS = (
     "lightning",
     "lightning.pytorch",
@@ -57,6 +58,8 @@ def logged_to(folder: Path | None) -> Iterator[None]:
         handler.addFilter(_NoTips())
     level, quiet = root.level, _silence(_NOISY_LOGS)
     root.setLevel(logging.INFO)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     root.handlers.extend(handlers)
     try:
         with warnings.catch_warnings():

@@ -16,6 +16,9 @@ _PROCESS_VARIABLES = (
     "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "INTERP_TRAIN_RUN_FOLDER",
 )  # fmt: skip
 
+_PLAIN = re.compile(r"[A-Za-z_/][\w./-]*")
+_WORDS = ("null", "true", "false", "nan", "inf")  # which Hydra reads as something else
+
 
 class RunProcess(NamedTuple):
     """A run that is to be started.
@@ -48,9 +51,16 @@ def child_command(verb: str, overrides: Sequence[str], trusted: Sequence[str] = 
 
 def quoted(key: str, value: object) -> str:
     """A ``key=value`` override whose value may hold any character."""
+    return f"{key}={quoted_text(value)}"
+
+
+def quoted_text(value: object) -> str:
+    """A value as Hydra reads it, whatever characters it holds."""
+    if _PLAIN.fullmatch(str(value)) and str(value).lower() not in _WORDS:
+        return str(value)
     # Hydra reads a backslash as such unless it stands before a quote.
     text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + "\\'" * bool(found[2]), str(value))
-    return f"{key}='{text}'"
+    return f"'{text}'"
 
 
 def started(command: Sequence[str], **options: object) -> subprocess.Popen[bytes]:

@@ -7,7 +7,6 @@ the data are the same; interrupted ones are continued; failed ones do not stop t
 
 import json
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from filelock import FileLock, Timeout
 from interp_train.atomic_files import read_json, write_json
 from interp_train.checks import check_name
 from interp_train.composition import compose_config
-from interp_train.provenance import config_hash
+from interp_train.provenance import command, config_hash
 from interp_train.run_folder import (
     create_run_folder,
     find_finished,
@@ -217,7 +216,7 @@ class Study:
             "data": list(dict.fromkeys(run.data for run in self.runs)),
             "seeds": list(dict.fromkeys(run.seed for run in self.runs)),
             "ordinary_row": ordinary if ordinary in rows else None,
-            "command": shlex.join(sys.argv),
+            "command": command(),
             "runs": [self._described(run) for run in self.runs],
         }
         write_json(self.folder / "study.json", described)

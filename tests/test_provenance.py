@@ -6,7 +6,7 @@ import pytest
 
 import interp_train
 from interp_train import provenance
-from interp_train.provenance import commit, config_hash, versions
+from interp_train.provenance import command, commit, config_hash, versions
 
 CONFIG = {
     "name": "a", "output_dir": "/x", "folder": None, "resume": None, "seed": 0,
@@ -57,6 +57,19 @@ def test_another_version_of_the_package_counts(monkeypatch):
 def test_versions_name_the_package_and_torch():
     assert versions()["interp_train"] == interp_train.__version__
     assert "torch" in versions()
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("/x/bin/interp-train", "interp-train train 'a=b c'"),
+        ("/x/interp_train/cli.py", "interp-train train 'a=b c'"),
+        ("mine.py", "python mine.py train 'a=b c'"),
+    ],
+)
+def test_the_command_is_one_to_repeat(monkeypatch, program, expected):
+    monkeypatch.setattr("sys.argv", [program, "train", "a=b c"])
+    assert command() == expected
 
 
 def test_the_commit_is_none_outside_of_git(monkeypatch, tmp_path):

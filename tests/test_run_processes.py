@@ -99,7 +99,20 @@ def test_the_command_of_a_run():
 
 
 @pytest.mark.parametrize(
-    "value", ["plain", "with space", "it's", "a=b,c", r"back\slash", "(x]", r"a\'b", "end\\"]
+    "value",
+    [
+        "plain",
+        "null",
+        "1e5",
+        "a=b",
+        "with space",
+        "it's",
+        "a=b,c",
+        r"back\slash",
+        "(x]",
+        r"a\'b",
+        "end\\",
+    ],
 )
 def test_a_quoted_value_comes_back_as_it_was(value):
     from interp_train.composition import parsed_overrides

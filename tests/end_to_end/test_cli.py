@@ -68,7 +68,7 @@ def test_the_configuration_is_shown(command):
         (["study", "study=nothing"], "`study` must be one of .*quickstart", 2),
         (["study", "rows=[ordinry]"], "`rows` must name a row.*'ordinary'", 1),
         (["study", "seed=1"], "`seed` must be a key of the configuration.*'seeds'", 2),
-        (["study", "overrides=['trainer.bogus=1']"], "`trainer.bogus` must be a key", 2),
+        (["study", "train.trainer.bogus=1"], "`trainer.bogus` must be a key", 2),
     ],
 )  # fmt: skip
 def test_bad_input_is_answered_with_the_way_out(command, tmp_path, arguments, message, expected):
