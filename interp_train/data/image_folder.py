@@ -179,7 +179,7 @@ class ImageFolderData(PhotoData):
         name = path.relative_to(folder).as_posix()
         parts = path.relative_to(folder).parts
         category = parts[1] if parts[0] in SPLITS and len(parts) > 2 else parts[0]
-        where, box = boxes.get(name, (str(path), None))
+        where, box = boxes.get(name, (f"category {category}", None))
         return Photo(
             path=path,
             label=BACKGROUND if category == self.background else categories.index(category),
