@@ -93,4 +93,4 @@ def _log_warnings() -> None:
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         log.warning("%s: %s (%s:%s)", category.__name__, message, *place[:2])
 
-    warnings.showwarning = show  # type: ignore[assignment]  # catch_warnings restores it
+    warnings.showwarning = show  # catch_warnings restores it

@@ -62,7 +62,7 @@ class Sweep:
         if code:
             raise JobError(f"Job {number} ({' '.join(overrides)}) failed with exit code {code}.")
         quantity = (config.get("monitor") or {}).get("quantity")
-        return read_json(folder / "result.json").get(quantity) if folder else None
+        return read_json(folder / "result.json").get(str(quantity)) if folder else None
 
     def conclude(self) -> int:
         """Print what became of the jobs; returns the exit code: 1 if any failed."""

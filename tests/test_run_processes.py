@@ -100,20 +100,9 @@ def test_the_command_of_a_run():
 
 @pytest.mark.parametrize(
     "value",
-    [
-        "plain",
-        "null",
-        "1e5",
-        "a=b",
-        "with space",
-        "it's",
-        "a=b,c",
-        r"back\slash",
-        "(x]",
-        r"a\'b",
-        "end\\",
-    ],
-)
+    ["plain", "null", "1e5", "a=b", "with space", "it's", "a=b,c", "(x]", r"back\slash", r"a\'b",
+     "end\\", "/a/path.d"],
+)  # fmt: skip
 def test_a_quoted_value_comes_back_as_it_was(value):
     from interp_train.composition import parsed_overrides
 

@@ -55,7 +55,7 @@ class Progress(Callback):
         if not (trainer.is_global_zero and self.console.is_terminal):
             return
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-        self._bar = RichProgress(*columns, console=self.console)
+        self._bar = RichProgress(*columns, console=self.console, transient=True)
         total = _batches(trainer) * _epochs(trainer) or None
         self._task = self._bar.add_task("", total=total, completed=self._first_step, note="")
         self._bar.start()
