@@ -10,7 +10,7 @@ from interp_train.atomic_files import write_json
 
 @final
 class RunStatus(Callback):
-    """Writes ``result.json``, flat, after each validation: every quantity but the training loss."""
+    """Writes ``result.json``, flat, after each validation: every quantity but those of training."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
@@ -22,7 +22,7 @@ class RunStatus(Callback):
         self.metrics = {
             key: float(value)
             for key, value in trainer.callback_metrics.items()
-            if not key.startswith("loss/train")
+            if "train" not in key.split("/")  # of the epoch before, or of one step
         }
         if trainer.is_global_zero:
             epoch = float(trainer.current_epoch)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from interp_train.composition import compose_config
 from interp_train.experiment import train
 from interp_train.interruption import Interrupted
 from interp_train.resume import resumed_config
@@ -131,3 +132,14 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_a_callback_that_draws_random_numbers_does_not_change_the_training(tmp_path, whole):
     draws = {"_target_": "tests.end_to_end.toy.Draws"}
     assert_same_run(whole, train(toy_config(tmp_path, callbacks={"draws": draws})).folder)
+
+
+@pytest.mark.slow
+def test_an_interpretable_network_resumes_exactly(tmp_path):
+    """With everything that is measured and drawn by default, and the statistics of filters."""
+    size = ["data.num_train=64", "data.num_val=31", "report=false", "trainer.log_every_n_steps=1"]
+    config = compose_config("train", [*size, "trainer.max_epochs=2", f"output_dir={tmp_path}"])
+    whole = train(config).folder
+    half = train({**config, "trainer": {**config["trainer"], "max_epochs": 1}}).folder
+    train(resumed_config(half, {"trainer.max_epochs": 2}))
+    assert_same_run(whole, half)
