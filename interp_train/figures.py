@@ -95,16 +95,13 @@ def _colour_table(name: str) -> Tensor:
 
 
 def coloured(values: Tensor, *, low: float, high: float, colour_map: str = "magma") -> Tensor:
-    """Colours of values on the scale [low, high]; values outside take the end colours.
+    """Colours ``(N, 3, H, W)`` of values on the scale [low, high], beyond it the end colours.
 
     Args:
         values: ``(N, 1, H, W)``.
         low: value of the first colour.
         high: value of the last colour.
         colour_map: a perceptually uniform map of matplotlib.
-
-    Returns:
-        ``(N, 3, H, W)`` in [0, 1].
     """
     check_shape("values", values, ("N", 1, "H", "W"))
     table = _colour_table(colour_map).to(values.device)
@@ -187,7 +184,7 @@ def image_grid(images: Tensor, columns: int, *, gap: int = 3, background: float 
         images: ``(N, 3, H, W)``; where NaN, the background shows.
         columns: images per row.
         gap: pixels between images.
-        background: grey level, 0..1.
+        background: grey level.
 
     Returns:
         ``(3, rows * (H + gap) - gap, columns * (W + gap) - gap)``.
@@ -271,13 +268,18 @@ def colour_bar(
     axes.set_title(label, fontsize=8, color=MUTED, loc="left", pad=3)
 
 
+def common_high(heatmaps: Tensor) -> float:
+    """Upper end of one colour scale for all heatmaps: 99.5 % of their pixels lie below it."""
+    values = heatmaps.float().flatten().sort().values
+    return max(float(values[int(0.995 * (len(values) - 1))]), 1e-12)
+
+
 def heatmap_figure(
     images: Tensor,
     heatmaps: Tensor,
     titles: Sequence[str],
     *,
     scale_label: str,
-    colour_map: str = "magma",
 ) -> Figure:
     """Images in the first row, their heatmaps over them in the second, one scale for all.
 
@@ -286,13 +288,11 @@ def heatmap_figure(
         heatmaps: ``(N, 1, H, W)`` >= 0.
         titles: one per image.
         scale_label: quantity and unit of the heatmaps.
-        colour_map: see `coloured`.
     """
     check_shape("heatmaps", heatmaps, (images.shape[0], 1, *images.shape[-2:]))
     number = images.shape[0]
-    high = max(float(heatmaps.max()), 1e-12)
-    drawn = overlay(images, heatmaps, high=high, colour_map=colour_map)
-    grid = image_grid(torch.cat([images, drawn]), number)
+    high = common_high(heatmaps)
+    grid = image_grid(torch.cat([images, overlay(images, heatmaps, high=high)]), number)
     width = max(1.35 * number, 4.0)
     picture = width * grid.shape[1] / grid.shape[2]
     height = picture + 0.3 + 0.62
@@ -303,7 +303,7 @@ def heatmap_figure(
         x = index * (images.shape[-1] + 3) + images.shape[-1] / 2
         axes.text(x, -6, title, ha="center", va="bottom", fontsize=7.5, color=INK)
     bar = (0.004, 0.2 / height, min(0.5, 2.2 / width), 0.1 / height)
-    colour_bar(figure, bar, high=high, label=scale_label, colour_map=colour_map)
+    colour_bar(figure, bar, high=high, label=scale_label)
     return figure
 
 

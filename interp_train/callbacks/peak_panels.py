@@ -187,6 +187,14 @@ def tracking_units(tracking: PartTrackingResult, number: int) -> list[int]:
     return list(dict.fromkeys([*first, *rest.tolist()]))[:number]
 
 
+def best_of_category(tracking: PartTrackingResult, category: int) -> tuple[Tensor, Tensor]:
+    """As `best_filters`, among the filters of one category (all filters for the background)."""
+    own = (tracking.categories == category) | (category < 0)
+    return best_filters(
+        tracking._replace(choice_r2=torch.where(own[:, None], tracking.choice_r2, torch.nan))
+    )
+
+
 def active_units(values: Tensor, number: int) -> list[int]:
     """Units with the highest mean peak, of values ``(N, K)``."""
     return values.mean(0).argsort(descending=True, stable=True)[:number].tolist()
@@ -197,4 +205,5 @@ def unit_caption(unit: int, peaks: LayerPeaks) -> str:
     if peaks.tracking is None or int(peaks.tracking.parts[unit]) < 0:
         return f"unit {unit}"
     part = peaks.scheme.part_names[int(peaks.tracking.parts[unit])].replace("_", " ")
-    return f"unit {unit}\n{part}  R² {peaks.tracking.scores[unit]:.2f}"
+    score = f"{peaks.tracking.scores[unit]:.2f}".replace("-", "−")
+    return f"unit {unit}\n{part}, R²\u00a0{score}"

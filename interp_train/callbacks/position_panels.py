@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from interp_train.callbacks.peak_panels import LayerPeaks, PeakPanels
+from interp_train.callbacks.peak_panels import LayerPeaks, PeakPanels, best_of_category
 from interp_train.callbacks.pinned_images import (
     ToBatch,
     as_bytes,
@@ -17,7 +17,7 @@ from interp_train.callbacks.pinned_images import (
     save_record,
 )
 from interp_train.checks import check_range
-from interp_train.evaluation.part_tracking import PartTrackingResult, best_filters
+from interp_train.evaluation.part_tracking import PartTrackingResult
 from interp_train.evaluation.peak_table import part_locations_of
 from interp_train.figures import position_figure
 from interp_train.structures import Batch
@@ -28,7 +28,7 @@ class PositionPanels(PeakPanels):
     """Draws the best filter of each part over pinned validation images, after each validation.
 
     Filled marks are peaks, rings the landmarks of the part that the filter follows; a filter is
-    drawn where its R2 with the part exceeds `least_r2`. Pictures go to
+    drawn in images of its category, where its R2 with the part exceeds `least_r2`. Pictures go to
     ``parts/<layer>/positions``; the pinned images to ``measures/panels/pinned.npz``. Without
     landmarks there is nothing to draw over, and only the images are recorded.
 
@@ -81,9 +81,13 @@ class PositionPanels(PeakPanels):
         )
         if peaks.tracking is None:
             return
-        units, parts = followed_parts(peaks.tracking, self.least_r2)
+        count = peaks.scheme.num_categories
+        labels = batch.labels if count > 1 else batch.labels.clamp(max=0)
+        units = followed_units(peaks.tracking, labels, self.least_r2)
+        parts = (units >= 0).any(0).nonzero()[:, 0].tolist()
         landmarks = part_locations_of(batch).float()
-        positions = positions_in(peaks, batch.sample_ids, units)
+        landmarks = torch.where((units >= 0)[..., None], landmarks, torch.nan)
+        positions = positions_in(peaks, batch.sample_ids, units)[:, parts]
 
         def draw() -> Figure:
             return position_figure(
@@ -97,21 +101,34 @@ class PositionPanels(PeakPanels):
         self.submit(trainer, f"parts/{peaks.layer}/positions", draw, vector=True)
 
 
-def followed_parts(tracking: PartTrackingResult, least_r2: float) -> tuple[list[int], list[int]]:
-    """The best unit of each part and the part, where its R2 exceeds `least_r2`."""
-    best, scores = best_filters(tracking)
-    parts = [part for part in range(len(best)) if best[part] >= 0 and scores[part] > least_r2]
-    return [int(best[part]) for part in parts], parts
+def followed_units(tracking: PartTrackingResult, labels: Tensor, least_r2: float) -> Tensor:
+    """For each image and part, the best unit of the image's category.
+
+    Args:
+        tracking: part and score of each unit.
+        labels: category of each image, ``(N,)``.
+        least_r2: of a unit that counts.
+
+    Returns:
+        Long ``(N, P)``; -1 where no unit follows the part.
+    """
+    rows = []
+    for label in labels.tolist():
+        units, scores = best_of_category(tracking, label)
+        rows.append(torch.where(scores > least_r2, units, -1))
+    return torch.stack(rows)
 
 
-def positions_in(peaks: LayerPeaks, sample_ids: Tensor, units: Sequence[int]) -> Tensor:
-    """Peaks of `units` in the given images, ``(N, U, 2)``; NaN where a unit is silent."""
-    found = torch.full((len(sample_ids), len(units), 2), torch.nan)
-    chosen = torch.tensor(list(units), dtype=torch.long)
+def positions_in(peaks: LayerPeaks, sample_ids: Tensor, units: Tensor) -> Tensor:
+    """Peaks of `units` ``(N, U)`` in the given images, ``(N, U, 2)``.
+
+    NaN where there is no unit (-1), the unit is silent, or the image was not measured.
+    """
+    found = torch.full((*units.shape, 2), torch.nan)
     for row, sample in enumerate(sample_ids):
         match = (peaks.table.sample_ids == sample).nonzero()[:, 0]
         if len(match):
-            active = peaks.table.values[match[0], chosen] > 0
-            positions = peaks.table.positions[match[0], chosen]
+            active = (peaks.table.values[match[0], units[row]] > 0) & (units[row] >= 0)
+            positions = peaks.table.positions[match[0], units[row]]
             found[row] = torch.where(active[:, None], positions, torch.nan)
     return found

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 
 from interp_train.evaluation.part_scheme import boxed
-from interp_train.evaluation.part_tracking import in_box_frame
+from interp_train.evaluation.part_tracking import ACTIVE_SHARE, in_box_frame
 from interp_train.figures import HAIRLINE, INK, MUTED, OKABE_ITO, new_figure, quiet_axes
 from interp_train.report.comparison import cell_of
 from interp_train.report.plots import Plot, row_colour
@@ -16,14 +16,21 @@ from interp_train.report.records import LayerData, RunData, StudyData
 from interp_train.report.tables import shown
 
 
-def best_unit_of(layer: LayerData, part: int) -> tuple[int, float]:
+def best_unit_of(layer: LayerData, part: int, category: int | None = None) -> tuple[int, float]:
     """The live filter that follows a part best (chosen on one half), and its R2 on the other.
+
+    Args:
+        layer: record of a layer.
+        part: index of the part.
+        category: only filters of this category; None or the background (-1) takes all.
 
     Returns:
         -1 and NaN where no filter was measured with the part.
     """
     choice = torch.as_tensor(layer.arrays["part_tracking_choice_r2"])[:, part].clone()
-    choice[torch.as_tensor(layer.arrays["part_tracking_active"]) < 0.01] = math.nan
+    choice[torch.as_tensor(layer.arrays["part_tracking_active"]) < ACTIVE_SHARE] = math.nan
+    if category is not None and category >= 0 and layer.num_categories > 1:
+        choice[torch.as_tensor(layer.arrays["part_tracking_categories"]) != category] = math.nan
     if not choice.isfinite().any():
         return -1, math.nan
     unit = int(choice.nan_to_num(-math.inf).argmax())
@@ -74,13 +81,13 @@ def tracking_plot(study: StudyData, data: str, layer: str, runs: Sequence[RunDat
     parts = telling_parts(runs, layer, 4)
     if not parts:
         return None
-    width, height = 1.95 * len(parts) + 0.75, 1.95 * len(runs) + 0.5
+    width, height = 1.95 * len(parts) + 0.75, 1.95 * len(runs) + 0.7
     figure = new_figure(width, height)
     for line, run in enumerate(runs):
         record = run.layers[layer]
         for column, part in enumerate(parts):
             left = (0.62 + 1.95 * column) / width
-            bottom = (height - 0.38 - 1.95 * line - 1.5) / height
+            bottom = (height - 0.58 - 1.95 * line - 1.5) / height
             axes = figure.add_axes((left, bottom, 1.5 / width, 1.5 / height))
             _draw_tracking(axes, record, part)
             if column == 0:

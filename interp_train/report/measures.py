@@ -30,7 +30,7 @@ MEASURES = (
         "It says nothing about what the decision rests on.",
     ),
     Measure(
-        "part_tracking_mean_r2", "part tracking, mean R²", True, False,
+        "part_tracking_mean_r2", "part tracking, mean\u00a0R²", True, False,
         "How much of a part's motion inside the object's box a filter follows; its part is "
         "chosen on one half of the images and scored on the other. 1 follows perfectly, 0 is a "
         "fixed place in the box, below 0 is worse than that; a filter that hardly ever fires "
@@ -39,7 +39,7 @@ MEASURES = (
         "does not say whether the filter stays silent where the part is hidden.",
     ),
     Measure(
-        "part_tracking_share", "tracking filters (R² > .25)", True, True,
+        "part_tracking_share", "tracking filters (R²\u00a0>\u00a0.25)", True, True,
         "Share of the filters that follow some part with R² > .25.",
         "Many filters may follow the same part; see coverage and distinct parts.",
     ),
@@ -66,7 +66,7 @@ MEASURES = (
         "The same as location instability.",
     ),
     Measure(
-        "part_interpretability", "part interpretability (IoU > .2)", True, True,
+        "part_interpretability", "part interpretability (IoU\u00a0>\u00a0.2)", True, True,
         "How often a filter's strongest region overlaps a part with IoU > .2 (Zhang, Wu and Zhu, "
         "CVPR 2018, after Bau et al., CVPR 2017).",
         "It depends on the radius of the disks that stand for the cells, and favours large parts.",
@@ -161,7 +161,7 @@ def number(value: float | None, name: str = "", digits: int | None = None) -> st
 
 
 def unit_of(name: str) -> str:
-    """``", %"`` for what is shown in percent, else nothing."""
+    """``, %`` for what is shown in percent, else nothing."""
     measure = BY_NAME.get(name)
     return ", %" if measure is not None and measure.percent else ""
 

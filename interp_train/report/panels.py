@@ -1,7 +1,7 @@
 """Pictures of a report: the same images, seen by every network of the study."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 from interp_train.figures import (
     UnitPictures,
     category_style,
+    common_high,
     outlined,
     overlay,
     position_figure,
@@ -75,10 +76,9 @@ def _filter_panel(data: str, layer: str, runs: Sequence[RunData], part: int, pin
     strips, pictures, labels = [], [], []
     for run in runs:
         record = run.layers[layer]
-        unit, score = best_unit_of(record, part)
-        drawn = lit_pictures(record, unit, part, pinned)
-        text = f"{score:.2f}".replace("-", "−") if unit >= 0 else "–"
-        caption = f"{shown(run.row)}\nfilter {unit}, R² {text}" if unit >= 0 else shown(run.row)
+        found = units_of_images(record, part, pinned)
+        drawn = lit_pictures(record, [unit for unit, _ in found], part, pinned)
+        caption = f"{shown(run.row)}\n{_filters_in_words(found)}"
         alts = [f"{name} in image {index + 1}, {caption}" for index in range(len(drawn))]
         strips.append(Strip(caption, image_tiles(drawn, alts)))
         pictures.append(drawn)
@@ -92,8 +92,30 @@ def _filter_panel(data: str, layer: str, runs: Sequence[RunData], part: int, pin
     return Panel(file, name, strips, figure)
 
 
-def lit_pictures(record: LayerData, unit: int, part: int, pinned: Any) -> Tensor:
-    """Pinned images with the field of the unit's peak lit and the part's landmark ringed.
+def units_of_images(record: LayerData, part: int, pinned: Any) -> list[tuple[int, float]]:
+    """For each pinned image, the best filter of its category for a part, and its R2."""
+    best = {int(label): best_unit_of(record, part, int(label)) for label in set(pinned["labels"])}
+    return [best[int(label)] for label in pinned["labels"]]
+
+
+def _filters_in_words(found: Sequence[tuple[int, float]]) -> str:
+    scores = {unit: score for unit, score in found if unit >= 0}
+    texts = [f"{score:.2f}".replace("-", "−") for score in sorted(scores.values())]
+    if not texts:
+        return "no filter"
+    if len(texts) == 1:
+        return f"filter {next(iter(scores))}, R²\u00a0{texts[0]}"
+    return f"one filter per category, R²\u00a0{texts[0]} to {texts[-1]}"
+
+
+def lit_pictures(record: LayerData, units: Sequence[int], part: int, pinned: Any) -> Tensor:
+    """Pinned images with the field of a unit's peak lit and the part's landmark ringed.
+
+    Args:
+        record: of the layer.
+        units: one per image.
+        part: whose landmark is ringed.
+        pinned: record of the pinned images.
 
     Returns:
         ``(N, 3, TILE, TILE)`` in [0, 1]; an image without a peak is dark.
@@ -104,7 +126,7 @@ def lit_pictures(record: LayerData, unit: int, part: int, pinned: Any) -> Tensor
     geometry = record.frame.geometry
     side = min(record.frame.image_height, record.frame.image_width)
     diameter = max(min(FIELD_SHARE * geometry.size, side / 2), 2 * geometry.stride) * scale
-    centres = peaks_in(record, pinned, [unit])[:, 0] * scale
+    centres = peaks_in(record, pinned, units) * scale
     silent = centres.isnan().any(-1)
     lit = spotlight(images, centres.nan_to_num(-1e6), diameter)
     lit[silent] = images[silent] * 0.4
@@ -121,14 +143,12 @@ def disks_at(centres: Tensor, radius: float) -> Tensor:
 
 
 def peaks_in(record: LayerData, pinned: Any, units: Sequence[int]) -> Tensor:
-    """Peaks of units in the pinned images, ``(N, U, 2)``; NaN where silent or not measured."""
-    ids = torch.as_tensor(pinned["sample_ids"])
-    found = torch.full((len(ids), len(units), 2), torch.nan)
-    for row, sample in enumerate(ids):
-        match = (record.table.sample_ids == sample).nonzero()[:, 0]
-        for column, unit in enumerate(units):
-            if len(match) and unit >= 0 and record.table.values[match[0], unit] > 0:
-                found[row, column] = record.table.positions[match[0], unit]
+    """Peak of one unit per pinned image, ``(N, 2)``; NaN where silent or not measured."""
+    found = torch.full((len(units), 2), torch.nan)
+    for row, (sample, unit) in enumerate(zip(pinned["sample_ids"], units, strict=True)):
+        match = (record.table.sample_ids == int(sample)).nonzero()[:, 0]
+        if len(match) and unit >= 0 and record.table.values[match[0], unit] > 0:
+            found[row] = record.table.positions[match[0], unit]
     return found
 
 
@@ -158,9 +178,13 @@ def position_panel(
     used: set[int] = set()
     for run in runs:
         record = run.layers[layer]
-        found = [(best_unit_of(record, part), part) for part in range(len(record.part_names))]
-        kept = [(unit, part) for (unit, score), part in found if unit >= 0 and score > least_r2]
-        used.update(part for _, part in kept)
+        found = [units_of_images(record, part, pinned) for part in range(len(record.part_names))]
+        kept = {
+            part: [unit if score > least_r2 else -1 for unit, score in units]
+            for part, units in enumerate(found)
+            if any(score > least_r2 for _, score in units)
+        }
+        used.update(kept)
         panels.append(_positions(data, run, record, kept, pinned))
     names = runs[0].layers[layer].part_names
     legend = [(names[part].replace("_", " "), category_style(part)[0]) for part in sorted(used)]
@@ -168,26 +192,30 @@ def position_panel(
 
 
 def _positions(
-    data: str, run: RunData, record: LayerData, kept: Sequence[tuple[int, int]], pinned: Any
+    data: str, run: RunData, record: LayerData, kept: Mapping[int, Sequence[int]], pinned: Any
 ) -> Panel:
-    units, parts = [unit for unit, _ in kept], [part for _, part in kept]
-    positions = peaks_in(record, pinned, units)
-    landmarks = torch.as_tensor(pinned["part_locations"]).float()
     images = torch.as_tensor(pinned["images"]).float() / 255
+    known = torch.as_tensor(pinned["part_locations"]).float()
+    landmarks = torch.full(known.shape, torch.nan)
+    positions = torch.full((len(images), len(kept), 2), torch.nan)
+    for column, (part, units) in enumerate(kept.items()):
+        followed = torch.tensor(units) >= 0
+        landmarks[followed, part] = torch.as_tensor(pinned["part_locations"]).float()[
+            followed, part
+        ]
+        positions[:, column] = peaks_in(record, pinned, units)
     tiles = []
     for index, picture in enumerate(images):
-        marks = [
-            _ring(landmarks[index, part], category_style(part)[0], images.shape[-1])
-            for part in parts
-        ]
+        side = images.shape[-1]
+        marks = [_ring(landmarks[index, part], category_style(part)[0], side) for part in kept]
         marks += [
-            _dot(positions[index, column], category_style(part)[0], images.shape[-1])
-            for column, part in enumerate(parts)
+            _dot(positions[index, column], category_style(part)[0], side)
+            for column, part in enumerate(kept)
         ]
         tiles.append(marked_tile(picture, "".join(marks), f"image {index + 1}, {run.row}"))
     note = "no filter follows a part with R² > .25" if not kept else f"{len(kept)} parts followed"
     figure = position_figure(
-        images, landmarks, positions, unit_parts=parts,
+        images, landmarks, positions, unit_parts=list(kept),
         part_names=[name.replace("_", " ") for name in record.part_names],
     )  # fmt: skip
     strip = Strip(f"{shown(run.row)}\n{note}", tiles)
@@ -241,7 +269,7 @@ def heatmap_panel(data: str, method: str, runs: Sequence[RunData]) -> Panel | No
         record = run.panels[key]
         heatmaps = torch.as_tensor(record["heatmaps"]).float()
         own = torch.as_tensor(record["images"]).float() / 255
-        high = max(float(heatmaps.max()), 1e-12)
+        high = common_high(heatmaps)
         drawn = functional.interpolate(overlay(own, heatmaps, high=high), (TILE, TILE), mode="area")
         label = f"{shown(run.row)}\n0 to {high:.2g} logits"
         titles = [str(title) for title in record["titles"]]
@@ -252,7 +280,7 @@ def heatmap_panel(data: str, method: str, runs: Sequence[RunData]) -> Panel | No
     stack = torch.stack(pictures)
     figure = unit_figure(
         UnitPictures(stack, torch.ones(stack.shape[:2]), labels),
-        note=f"{method.replace('_', ' ')}: magma from 0 to the value at the left, 60 % opacity",
+        note=f"{method.replace('_', ' ')}: magma, 60 % opacity, from 0 to the value at the left",
     )
     return Panel(f"heatmaps_{method}_{data}", method.replace("_", " "), strips, figure)
 

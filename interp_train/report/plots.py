@@ -154,6 +154,8 @@ def curves_plot(study: StudyData, data: str, layer: str) -> Plot | None:
         axes.set_title(title, fontsize=8.5, color=INK, loc="left", pad=5)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("epoch")
+        if axes.dataLim.width == 0:  # one validation only
+            axes.set_xlim(0, 2)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="upper left", ncols=len(labels), frameon=False, fontsize=8.5,

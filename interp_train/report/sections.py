@@ -151,14 +151,6 @@ def findings(study: StudyData, data: str, layer: str, differences: Differences) 
 def _result_blocks(
     study: StudyData, data: str, layer: str, differences: Differences, writer: Writer
 ) -> list[Block]:
-    runs = [run for row in study.rows for run in study.of(row, data)]
-    layers = [name for name in headlines(runs) if name] or [""]
-    body = Markup().join(
-        writer.table(tables.comparison_table(study, data, name)) for name in layers
-    )
-    body += reasons_missing(runs)
-    every = writer.table(tables.all_quantities_table(study, data))
-    body += Markup("<details><summary>Every logged quantity</summary>{}</details>").format(every)
     paired = Markup()
     if differences:
         paired = writer.plot(plots.differences_plot(study, data, differences))
@@ -169,7 +161,7 @@ def _result_blocks(
             "Accuracy and every interpretability score of the last validation. Below the line: "
             "what the same scores give to filters that know nothing, or everything. A score is "
             "worth what it exceeds its baselines by.",
-            body,
+            _result_tables(study, data, writer),
         ),
         Block(
             "Scores beside their baselines",
@@ -192,6 +184,17 @@ def _result_blocks(
     ]
 
 
+def _result_tables(study: StudyData, data: str, writer: Writer) -> Markup:
+    runs = [run for row in study.rows for run in study.of(row, data)]
+    layers = [name for name in headlines(runs) if name] or [""]
+    body = Markup().join(
+        writer.table(tables.comparison_table(study, data, name)) for name in layers
+    )
+    every = writer.table(tables.all_quantities_table(study, data))
+    folded = Markup("<details><summary>Every logged quantity</summary>{}</details>").format(every)
+    return body + reasons_missing(runs) + folded
+
+
 def reasons_missing(runs: Sequence[RunData]) -> Markup:
     """Why a measure was not taken, one line per reason."""
     reasons = [why for run in runs for found in run.missing.values() for why in found.values()]
@@ -209,9 +212,10 @@ def _picture_blocks(
     return [
         Block(
             "The same images, the best filter of each network",
-            f"For a few parts, the filter that follows the part best in each network{seed}. Bright "
-            "is what the filter sees at its peak, the ring is the landmark. A filter that stands "
-            "for the part keeps its light on the ring, image after image.",
+            "For a few parts, the filter that follows the part best in each network, among those "
+            f"of the image's category{seed}. Bright is what the filter sees at its peak, the ring "
+            "is the landmark. A filter that stands for the part keeps its light in one place "
+            "relative to the ring, image after image.",
             Markup().join(writer.panel(panel) for panel in lit),
         ),
         Block(
@@ -307,7 +311,7 @@ def colour_scale() -> Markup:
     stops = ", ".join(to_hex(colormaps["magma"](step / 12)) for step in range(13))
     return Markup(
         '<p class="scale"><span>0</span><i style="background:linear-gradient(90deg, {})"></i>'
-        "<span>highest value of the network, at the left of its line</span></p>"
+        "<span>the value at the left of the line, which 99.5 % of the pixels stay below</span></p>"
     ).format(stops)
 
 

@@ -12,7 +12,7 @@ from interp_train.atomic_files import write_text
 _LATEX = {
     "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "±": r"$\pm$", "−": "$-$", "²": "$^2$",
     "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", ">": "$>$", "<": "$<$", "…": r"\dots",
-    "×": r"$\times$",
+    "×": r"$\times$", "\u00a0": "~",
 }  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def shown(row: str) -> str:
 def heading(name: str) -> str:
     """Heading of a column: measure, unit, and an arrow towards the better end."""
     quantity = parsed(name).name
-    return f"{label_of(quantity)}{unit_of(quantity)} {direction_of(quantity)}".strip()
+    return f"{label_of(quantity)}{unit_of(quantity)}\u00a0{direction_of(quantity)}".strip()
 
 
 def _best_row(cells: Sequence[Cell], name: str) -> int | None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from interp_train.callbacks.peak_panels import LayerPeaks
-from interp_train.callbacks.position_panels import PositionPanels, followed_parts, positions_in
+from interp_train.callbacks.position_panels import PositionPanels, followed_units, positions_in
 from interp_train.evaluation.part_scheme import PartScheme
 from interp_train.evaluation.part_tracking import PartTrackingResult
 from interp_train.evaluation.peak_table import MapFrame, PeakTable
@@ -55,8 +55,11 @@ def test_units_are_drawn_where_they_follow_a_part():
         choice_r2=torch.tensor([[0.9, -1.0, nan], [0.8, 0.1, nan]]),
         score_r2=torch.tensor([[0.9, -1.0, nan], [0.8, 0.1, nan]]),
     )
-    assert followed_parts(result, 0.25) == ([0], [0])
-    assert followed_parts(result, 0.0) == ([0, 1], [0, 1])
+    labels = torch.tensor([0, -1])
+    assert followed_units(result, labels, 0.25).tolist() == [[0, -1, -1]] * 2
+    assert followed_units(result, labels, 0.0).tolist() == [[0, 1, -1]] * 2
+    of_two = result._replace(categories=torch.tensor([0, 1]))
+    assert followed_units(of_two, torch.tensor([0, 1]), -2.0).tolist() == [[0, 0, -1], [1, 1, -1]]
 
 
 def test_a_silent_unit_and_an_image_that_was_not_measured_have_no_position():
@@ -70,8 +73,9 @@ def test_a_silent_unit_and_an_image_that_was_not_measured_have_no_position():
     )
     frame = MapFrame(2, 2, 4, 4, LayerGeometry(2.0, 0.5, 2.0))
     peaks = LayerPeaks("layer", table, frame, PartScheme((), {}, (), 1), None)
-    found = positions_in(peaks, torch.tensor([8, 5]), [1, 0])
-    expected = torch.full((2, 2, 2), math.nan)
+    units = torch.tensor([[1, 0, -1], [1, 0, 0]])
+    found = positions_in(peaks, torch.tensor([8, 5]), units)
+    expected = torch.full((2, 3, 2), math.nan)
     expected[0, 0] = torch.tensor([6.0, 7.0])
     torch.testing.assert_close(found, expected, equal_nan=True)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from interp_train.callbacks.peak_panels import active_units, tracking_units
+from interp_train.callbacks.peak_panels import active_units, merged, tracking_units
 from interp_train.callbacks.unit_panels import UnitPanels, drawn_diameter, top_images, unit_pictures
 from interp_train.diagnosis.heatmaps.grad_cam import GradCam
 from interp_train.evaluation.part_tracking import PartTrackingResult
@@ -144,6 +144,17 @@ def test_top_images_of_fewer_images_than_asked_for():
     values, rows = top_images(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), 4)
     assert values.tolist() == [[3.0, 1.0], [5.0, 5.0]]
     assert rows.tolist() == [[1, 0], [0, 1]]
+
+
+def places_of_this_rank():
+    rank = torch.distributed.get_rank()
+    return merged({10 + rank: rank, 20 + rank: 5 + rank})
+
+
+def test_process_0_knows_the_places_of_all_images(two_processes):
+    for found in two_processes(places_of_this_rank):
+        assert found == {10: 0, 20: 5, 11: 1, 21: 6}
+    assert merged({1: 2}) == {1: 2}
 
 
 def test_units_that_follow_different_parts_come_first():

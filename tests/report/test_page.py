@@ -161,7 +161,7 @@ def test_without_landmarks_the_page_says_what_is_missing_and_shows_no_zero(tmp_p
     study = write_study(tmp_path, seeds=(0,), landmarks=False, images=IMAGES)
     page = write_report(study).read_text(encoding="utf-8")
     assert "part_tracking needs part_locations; this data set has none" in page
-    assert "part tracking, mean R²" not in page
+    assert "part tracking, mean\u00a0R²" not in page
     assert ">What the decision rests on</h" in page
 
 

@@ -9,7 +9,14 @@ import torch
 from interp_train.figures import OKABE_ITO
 from interp_train.report.embedding import save_plot
 from interp_train.report.filter_plots import best_unit_of, telling_parts, tracking_plot
-from interp_train.report.panels import TILE, disks_at, lit_pictures, peaks_in, position_panel
+from interp_train.report.panels import (
+    TILE,
+    disks_at,
+    lit_pictures,
+    peaks_in,
+    position_panel,
+    units_of_images,
+)
 from interp_train.report.plots import curves_plot, differences_plot, measures_plot, row_colour
 from interp_train.report.records import read_folder
 from tests.report.fake_study import LAYER, SIZE, drawn_images, write_study
@@ -76,6 +83,15 @@ def test_the_best_unit_is_chosen_on_one_half_and_scored_on_the_other(record):
         assert score == record.arrays["part_tracking_score_r2"][expected, part]
 
 
+def test_images_of_several_categories_show_filters_of_their_own(tmp_path):
+    folder = write_study(tmp_path, seeds=(0,), classes=3, images=drawn_images(90, 3))
+    run = read_folder(folder).of("interpretable", "creatures")[0]
+    layer, pinned = run.layers[LAYER], run.panels["pinned"]
+    categories = layer.arrays["part_tracking_categories"]
+    for (unit, _), label in zip(units_of_images(layer, 0, pinned), pinned["labels"], strict=True):
+        assert categories[unit] == label
+
+
 def test_telling_parts_come_in_the_order_of_their_scores(study):
     runs = [study.of(row, "creatures")[0] for row in study.rows]
     parts = telling_parts(runs, LAYER, 3)
@@ -88,8 +104,8 @@ def test_the_light_falls_on_the_peak_and_the_ring_on_the_landmark(study, record)
     pinned = study.runs[0].panels["pinned"]
     unit, _ = best_unit_of(record, 0)
     white = {**pinned, "images": np.full_like(pinned["images"], 128)}
-    drawn = lit_pictures(record, unit, 0, white)
-    peaks = peaks_in(record, pinned, [unit])[:, 0] * TILE / SIZE
+    drawn = lit_pictures(record, [unit] * 8, 0, white)
+    peaks = peaks_in(record, pinned, [unit] * 8) * TILE / SIZE
     landmarks = torch.as_tensor(pinned["part_locations"])[:, 0] * TILE / SIZE
     for picture, peak, landmark in zip(drawn, peaks, landmarks, strict=True):
         x, y = (int(value) for value in peak)
@@ -104,10 +120,10 @@ def test_a_silent_filter_leaves_the_image_dark(study, record):
     pinned = study.runs[0].panels["pinned"]
     dead = record.table.values.shape[1] - 1
     drawn = lit_pictures(
-        record, dead, 0, {**pinned, "part_locations": pinned["part_locations"] * np.nan}
+        record, [dead] * 8, 0, {**pinned, "part_locations": pinned["part_locations"] * np.nan}
     )
     assert drawn.max() <= 0.41
-    assert peaks_in(record, pinned, [dead]).isnan().all()
+    assert peaks_in(record, pinned, [dead] * 8).isnan().all()
 
 
 def test_disks_are_empty_where_the_place_is_unknown():

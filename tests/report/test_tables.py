@@ -10,6 +10,7 @@ from interp_train.report.tables import (
     category_table,
     comparison_table,
     cost_table,
+    heading,
     signed_number,
     summary_table,
 )
@@ -59,7 +60,7 @@ def test_comparison_holds_mean_and_deviation_beside_baselines(folder):
     labels = [row[0] for row in table.rows]
     assert labels[:2] == ["ordinary", "interpretable"]
     assert {labels[index] for index in table.muted} >= {"constant position", "oracle per part"}
-    column = table.columns.index("part tracking, mean R² ↑")
+    column = table.columns.index(heading(f"parts/{LAYER}/part_tracking_mean_r2"))
     assert (1, column) in table.bold
     assert (0, column) not in table.bold
     constant = labels.index("constant position")
@@ -127,4 +128,4 @@ def test_summary_for_the_terminal(folder):
     lines = summary_table(folder)
     assert [line["row"] for line in lines[:2]] == ["ordinary", "interpretable"]
     assert lines[0]["data"] == "creatures"
-    assert "accuracy, % ↑" in lines[0]
+    assert heading("accuracy/top1") in lines[0]
