@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,7 @@ def test_the_checkpoint_describes_itself(tmp_path):
 def test_curves_and_settings_are_in_tensorboard_also_after_a_resume(tmp_path):
     config = toy_config(tmp_path, logger__tensorboard=TENSORBOARD, trainer__max_epochs=2)
     folder = train(config).folder
+    time.sleep(1.1)  # event files sort by the second in their names
     train(resumed_config(folder, {"trainer.max_epochs": 3}))
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
