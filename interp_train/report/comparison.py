@@ -16,6 +16,7 @@ from interp_train.evaluation.bootstrap import (
     resample_counts,
     tracking_scores,
 )
+from interp_train.evaluation.location_instability import InstabilityResult, location_instability
 from interp_train.evaluation.part_scheme import part_measures_missing
 from interp_train.evaluation.part_tracking import can_track, part_tracking
 from interp_train.report.records import LayerData, RunData, StudyData
@@ -124,22 +125,38 @@ def _can_score(scores: object, layer: LayerData) -> bool:
 
 def _tracking(layer: LayerData, counts: Tensor) -> Scores:
     table = layer.measured_table()
-    result = part_tracking(table, num_categories=layer.num_categories)
+    recorded = layer.arrays.get("part_tracking_categories")  # an objective may have assigned them
+    assigned = layer.num_categories > 1 and recorded is not None
+    result = part_tracking(
+        table,
+        num_categories=layer.num_categories,
+        categories=torch.as_tensor(recorded) if assigned else None,
+    )
     scores = tracking_scores(table, result, counts)
     return {f"part_tracking_{name}": score for name, score in scores.items()}
 
 
 def _instability(layer: LayerData, counts: Tensor) -> Scores:
-    by_category = layer.arrays.get("location_instability_by_category")
     categories = None
-    if layer.num_categories > 1 and by_category is not None:
-        categories = torch.as_tensor(by_category).nan_to_num(math.inf).argmin(0)
+    if layer.num_categories > 1:
+        by_category = instability_of(layer).by_category
+        categories = by_category.nan_to_num(math.inf).argmin(0)
     return instability_scores(
         layer.measured_table(),
         counts,
         layer.frame.diagonal(),
         parts=layer.instability_parts,
         categories=categories,
+    )
+
+
+def instability_of(layer: LayerData) -> InstabilityResult:
+    """Location instability of every filter of a recorded layer."""
+    return location_instability(
+        layer.measured_table(),
+        layer.frame.diagonal(),
+        parts=layer.instability_parts,
+        num_categories=layer.num_categories,
     )
 
 

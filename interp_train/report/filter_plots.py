@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from interp_train.evaluation.part_scheme import boxed
 from interp_train.evaluation.part_tracking import ACTIVE_SHARE, in_box_frame
 from interp_train.figures import HAIRLINE, INK, MUTED, OKABE_ITO, new_figure, quiet_axes
-from interp_train.report.comparison import cell_of
+from interp_train.report.comparison import cell_of, instability_of
 from interp_train.report.plots import Plot, row_colour
 from interp_train.report.records import LayerData, RunData, StudyData
 from interp_train.report.tables import shown
@@ -75,6 +75,10 @@ def has_tracking(run: RunData, layer: str) -> bool:
     return layer in run.layers and "part_tracking_choice_r2" in run.layers[layer].arrays
 
 
+def _has_instability(run: RunData, layer: str) -> bool:
+    return f"parts/{layer}/location_instability" in run.result
+
+
 def tracking_plot(study: StudyData, data: str, layer: str, runs: Sequence[RunData]) -> Plot | None:
     """Position of the best filter against the landmark, rows of the study x telling parts."""
     runs = [run for run in runs if has_tracking(run, layer)]
@@ -137,17 +141,17 @@ def instability_plot(
     study: StudyData, data: str, layer: str, runs: Sequence[RunData]
 ) -> Plot | None:
     """Every filter: location instability against part tracking, with the constant position."""
-    key = "location_instability_best_category"
-    runs = [run for run in runs if has_tracking(run, layer) and key in run.layers[layer].arrays]
+    runs = [run for run in runs if has_tracking(run, layer) and _has_instability(run, layer)]
     if not runs:
         return None
     figure = new_figure(6.4, 3.1)
     axes = quiet_axes(figure.add_subplot())
     axes.grid(axis="x", color=HAIRLINE, linewidth=0.6)
     for run in runs:
-        arrays = run.layers[layer].arrays
+        record = run.layers[layer]
         axes.scatter(
-            arrays[key], arrays["part_tracking_scores"].clip(-1), s=16, alpha=0.55, linewidths=0,
+            instability_of(record).best_category,
+            record.arrays["part_tracking_scores"].clip(-1), s=16, alpha=0.55, linewidths=0,
             color=row_colour(study, run.row), label=shown(run.row),
         )  # fmt: skip
     constant = cell_of(runs, f"parts/{layer}/location_instability_constant")

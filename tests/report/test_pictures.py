@@ -8,7 +8,12 @@ import torch
 
 from interp_train.figures import OKABE_ITO
 from interp_train.report.embedding import save_plot
-from interp_train.report.filter_plots import best_unit_of, telling_parts, tracking_plot
+from interp_train.report.filter_plots import (
+    best_unit_of,
+    instability_plot,
+    telling_parts,
+    tracking_plot,
+)
 from interp_train.report.panels import (
     TILE,
     disks_at,
@@ -141,6 +146,16 @@ def test_positions_are_drawn_for_followed_parts_only(study):
     assert any("<circle" in tile for tile in interpretable.strips[0].tiles)
     assert legend
     assert all(colour in "".join(interpretable.strips[0].tiles) for _, colour in legend)
+
+
+def test_every_filter_stands_at_its_instability_and_its_tracking_score(study):
+    runs = [study.of(row, "creatures")[0] for row in study.rows]
+    axes = instability_plot(study, "creatures", LAYER, runs).figure.axes[0]
+    for dots, run in zip(axes.collections, runs, strict=True):
+        arrays = run.layers[LAYER].arrays
+        x, y = np.asarray(dots.get_offsets()).T
+        np.testing.assert_allclose(x, arrays["location_instability_best_category"])
+        np.testing.assert_allclose(y, np.maximum(arrays["part_tracking_scores"], -1))
 
 
 def test_a_plot_in_the_page_has_no_outside_address_and_ids_of_its_own(study, tmp_path):
