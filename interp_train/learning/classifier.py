@@ -5,6 +5,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_choice
@@ -25,7 +26,9 @@ class Classifier(LearnedSystem):
 
     Logs ``loss/train/task`` and ``loss/train/<objective>/<term>``, what objectives watch as
     ``loss/watched/<objective>/<quantity>``, ``accuracy/train``, and on the validation data
-    ``accuracy/top1``, ``accuracy/per_category_mean`` and ``loss/validation/<term>``.
+    ``accuracy/top1``, ``accuracy/per_category_mean`` and ``loss/validation/task``, a mean over
+    images. Terms of objectives are statistics of a batch, so no number stands for a whole
+    validation set; what they cause is what the measures show.
 
     Args:
         network: built once by the caller; its readout is fitted to the number of categories.
@@ -78,6 +81,7 @@ class Classifier(LearnedSystem):
         self.label_counts = LabelCounts(self.num_categories)
         self.train_accuracy = CategoryAccuracy(self.num_categories)
         self.validation_accuracy = CategoryAccuracy(self.num_categories)
+        self.validation_loss = MeanMetric()
         if compile:
             # The bound method: as a module it would double every key of the state dict.
             compiled: Any = torch.compile(network)
@@ -160,8 +164,7 @@ class Classifier(LearnedSystem):
         """See `LearnedSystem`; also counts the right answers."""
         outputs = super().validation_step(batch, batch_idx)
         self.validation_accuracy.update(self.predict(outputs.logits), batch.labels)
-        losses = {f"loss/validation/{name}": term for name, term in outputs.loss_terms.items()}
-        self.log_dict(losses, sync_dist=True, batch_size=len(batch.labels))
+        self.validation_loss.update(outputs.loss_terms["task"], len(batch.labels))
         return outputs
 
     def test_step(  # type: ignore[override]
@@ -176,10 +179,12 @@ class Classifier(LearnedSystem):
         self.train_accuracy.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the accuracies on the validation data."""
+        """Log the loss and the accuracies on the validation data."""
         accuracies = self.validation_accuracy.compute()
         self.log_dict({f"accuracy/{name}": value for name, value in accuracies.items()})
+        self.log("loss/validation/task", self.validation_loss.compute())
         self.validation_accuracy.reset()
+        self.validation_loss.reset()
 
     def on_test_epoch_end(self) -> None:
         """Log the accuracies on the test data."""
