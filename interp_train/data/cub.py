@@ -26,6 +26,8 @@ from interp_train.data.views import Box, check_augmentation, random_source
 from interp_train.structures import BACKGROUND
 
 TASKS = ("bird_vs_background", "species")
+SPLITS = ("official", "tuning")
+_TUNING_FOLDS = 5  # every fifth training bird validates, where settings are chosen
 
 PART_GROUPS = {
     "head": ("beak", "crown", "forehead", "left eye", "nape", "right eye", "throat"),
@@ -58,6 +60,8 @@ class CubData(PhotoData):
     Args:
         root: folder with images.txt and the rest; None: below ``$INTERP_TRAIN_DATA``.
         task: ``"bird_vs_background"`` (one category) or ``"species"``.
+        split: ``"official"``, or ``"tuning"`` to choose settings without a look at the test
+            birds: every fifth training bird validates, and the test birds are left out.
         backgrounds_per_photo: background crops of each photo, where its bird leaves room.
         image_size: see `PhotoData`.
         batch_size: see `PhotoData`.
@@ -84,6 +88,7 @@ class CubData(PhotoData):
         root: str | None = None,
         *,
         task: str = "bird_vs_background",
+        split: str = "official",
         backgrounds_per_photo: int = 1,
         image_size: int = 224,
         batch_size: int = 32,
@@ -114,8 +119,10 @@ class CubData(PhotoData):
             on_error=on_error,
         )
         check_choice("task", task, TASKS)
+        check_choice("split", split, SPLITS)
         check_range("backgrounds_per_photo", backgrounds_per_photo, 1, 100)
-        self.root, self.task, self.backgrounds_per_photo = root, task, backgrounds_per_photo
+        self.root, self.task, self.split = root, task, split
+        self.backgrounds_per_photo = backgrounds_per_photo
 
     def read(self) -> Collection:
         """Read the text files and draw the background crops."""
@@ -124,6 +131,8 @@ class CubData(PhotoData):
             folder = folder / "CUB_200_2011"
         part_names = _part_names(folder / "parts" / "parts.txt")
         class_names, birds = _read_birds(folder, len(part_names), self.task, self.mistakes)
+        if self.split == "tuning":
+            birds = tuning_split(birds)
         trained = {bird.photo.sample_id: bird.train for bird in birds}
         photos = large_enough([bird.photo for bird in birds], self.min_area)
         splits: dict[str, list[Photo]] = {"train": [], "val": []}
@@ -163,6 +172,14 @@ class CubData(PhotoData):
                     )
                 )
         return samples
+
+
+def tuning_split(birds: Sequence[_Bird]) -> list[_Bird]:
+    """The training birds alone; every fifth of them, in the order of images.txt, validates."""
+    trained = [bird for bird in birds if bird.train]
+    return [
+        bird._replace(train=index % _TUNING_FOLDS != 0) for index, bird in enumerate(trained)
+    ]
 
 
 def _read_birds(

@@ -328,3 +328,19 @@ def test_the_real_birds(data_folder):
     images = (folder / "CUB_200_2011" / "images.txt").read_text().splitlines()
     known = {line.split()[0] for line in images}
     assert visible == sum(line.split()[4] == "1" and line.split()[0] in known for line in text)
+
+
+def test_settings_are_tuned_without_the_test_birds(folder):
+    official = small(folder)
+    tuning = small(folder, split="tuning")
+
+    def birds(data, split):
+        photos = data.photos(split).photos
+        return [photo.sample_id for photo in photos if photo.label != BACKGROUND]
+
+    trained = birds(official, "train")
+    assert birds(tuning, "val") == trained[::5]
+    assert sorted(birds(tuning, "train") + birds(tuning, "val")) == sorted(trained)
+    assert not set(birds(official, "val")) & set(birds(tuning, "train") + birds(tuning, "val"))
+    with pytest.raises(ValueError, match="`split` must be"):
+        small(folder, split="test")

@@ -34,6 +34,8 @@ class FilterLayer(nn.Module):
         beta: template slope of the paper; a learned slope starts at beta / 2.
         learned_slope: whether masks use the buffer `slopes` instead of `beta`.
         mask: whether the hook masks; it measures the task's gradient in any case.
+        masks_at_once: False lets the hook mask only after `start_masking`; a buffer keeps that,
+            so that a checkpoint is evaluated as it was trained.
         momentum: of all running statistics.
         shared_gradient_norm: whether the task's gradient norm is needed in training, so that
             it must be equal over processes.
@@ -46,6 +48,7 @@ class FilterLayer(nn.Module):
     started: Tensor
     task_gradient: Tensor
     without_positives: Tensor
+    masking: Tensor
 
     def __init__(
         self,
@@ -56,11 +59,13 @@ class FilterLayer(nn.Module):
         beta: float,
         learned_slope: bool,
         mask: bool,
+        masks_at_once: bool = True,
         momentum: float,
         shared_gradient_norm: bool,
     ) -> None:
         super().__init__()
         self.center, self.beta, self.mask = center, beta, mask
+        self.masks_at_once = masks_at_once
         self.learned_slope, self.momentum = learned_slope, momentum
         self.shared_gradient_norm = shared_gradient_norm
         self.loss_scale: Tensor | None = None  # what the loss was multiplied with before backward
@@ -71,6 +76,7 @@ class FilterLayer(nn.Module):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.register_buffer("task_gradient", torch.zeros(()))
         self.register_buffer("without_positives", torch.zeros((), dtype=torch.long))
+        self.register_buffer("masking", torch.tensor(masks_at_once), persistent=not masks_at_once)
 
     def centres(self, activations: Tensor) -> Tensor:
         """Template positions, ``(N, K, h, w)`` -> ``(N, K, 2)``."""
@@ -101,7 +107,13 @@ class FilterLayer(nn.Module):
             exact = in_full_precision(output)
             size = (output.shape[2], output.shape[3])
             masks = mask_maps(self.centres(exact), self.declines(exact), size)
+            if not self.masks_at_once:  # decided on the device: asking would wait for it
+                masks = torch.where(self.masking, masks, 1.0)
         return through * masks.to(output.dtype)
+
+    def start_masking(self) -> None:
+        """Mask from the next forward pass on."""
+        self.masking.fill_(True)
 
     @torch.no_grad()
     def measure_gradient(self, gradient: Tensor) -> None:

@@ -66,7 +66,10 @@ class InterpretableFilter(nn.Module):
         weight: factor of the gradient; with `relative_to_task` the ratio of the norms of this
             gradient and the task's gradient at the map.
         schedule: ``"paper"``: m / epoch; ``"inverse_epoch"``: 1 / epoch; ``"constant"``: 1.
-            With `relative_to_task` the factor m is left out.
+            With `relative_to_task` the factor m is left out. Epochs count from `start_epoch`.
+        start_epoch: first epoch (from 1) with mask and loss; the network trains as its ordinary
+            twin until then. A network from scratch needs it: before its filters mean anything,
+            a mask only fixes them to where they happen to peak.
         relative_to_task: scale by the running norm of the gradient from above; the first
             step, where it is unknown, has no term.
         center: position of the template, ``"argmax"`` (paper) or ``"centroid"`` (released).
@@ -99,6 +102,7 @@ class InterpretableFilter(nn.Module):
         loss: str = "exact_mutual_information",
         weight: float = 0.2,
         schedule: str = "paper",
+        start_epoch: int = 1,
         relative_to_task: bool = False,
         center: str = "centroid",
         slope: str = "fixed",
@@ -117,6 +121,7 @@ class InterpretableFilter(nn.Module):
         super().__init__()
         self.taps: Sequence[str] = tuple(taps)
         self.loss, self.weight, self.schedule = loss, weight, schedule
+        self.start_epoch = start_epoch
         self.relative_to_task = relative_to_task
         self.center, self.slope, self.slope_rate, self.mask = center, slope, slope_rate, mask
         self.tau, self.alpha, self.beta = tau, alpha, beta
@@ -139,6 +144,7 @@ class InterpretableFilter(nn.Module):
         check_choice("assignment", self.assignment, ("sum", "max"))
         for name in ("weight", "tau", "beta", "kappa"):
             check_range(name, getattr(self, name), 0.0)
+        check_range("start_epoch", self.start_epoch, 1)
         for name in ("slope_rate", "alpha", "momentum"):
             value = getattr(self, name)
             check_range(name, 0.0 if value is None else value, 0.0, 1.0)
@@ -162,6 +168,7 @@ class InterpretableFilter(nn.Module):
                 beta=self.beta,
                 learned_slope=self.slope == "learned",
                 mask=self.mask,
+                masks_at_once=self.start_epoch == 1,
                 momentum=self.momentum,
                 shared_gradient_norm=self.relative_to_task,
             )
@@ -223,10 +230,12 @@ class InterpretableFilter(nn.Module):
         maps = in_full_precision(activations)
         if self.training:
             layer.update_statistics(maps, labels, self.assignment)
+            if epoch >= self.start_epoch:
+                layer.start_masking()
         factor = (self.kappa / layer.scales(self.normalisation)).to(maps.dtype)
         maps = maps * factor[:, None, None]
         differentiable = activations.requires_grad and torch.is_grad_enabled()
-        if not (self.training and differentiable):
+        if not (self.training and differentiable and epoch >= self.start_epoch):
             return self._weight(layer, epoch) * self._value(maps)
         value, gradient = self._objective(layer, maps, labels)
         if self.scale_free:
@@ -240,7 +249,10 @@ class InterpretableFilter(nn.Module):
         return inject_gradient(activations, gradient, weight * value, layer)
 
     def _weight(self, layer: FilterLayer, epoch: int) -> Tensor:
-        decay = 1.0 if self.schedule == "constant" else 1.0 / max(epoch, 1)
+        elapsed = epoch - self.start_epoch + 1
+        if elapsed < 1:
+            return torch.zeros_like(layer.task_gradient)
+        decay = 1.0 if self.schedule == "constant" else 1.0 / elapsed
         weight = torch.full_like(layer.task_gradient, self.weight * decay)
         if self.schedule == "paper" and not self.relative_to_task:
             weight = weight * layer.activation_scale.mean()
