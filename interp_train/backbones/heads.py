@@ -15,9 +15,9 @@ from interp_train.checks import check_choice, check_range
 
 @final
 class ConvolutionalHead(nn.Module):
-    """[3x3 convolution, ReLU] x n, pooling, dropout, linear layers.
+    """[standardisation,] [3x3 convolution, ReLU] x n, pooling, dropout, linear layers.
 
-    Layers are called ``convolution_1, relu_1, ..., pool, flatten, dropout, hidden_1, ...,
+    Layers are called ``norm, convolution_1, relu_1, ..., pool, flatten, dropout, hidden_1, ...,
     linear``.
 
     Attributes:
@@ -30,6 +30,9 @@ class ConvolutionalHead(nn.Module):
         in_size: height and width of that map.
         added_convolutions: how many; the paper adds one.
         channels: units of each added convolution; None takes `in_channels`, as the paper.
+        input_norm: standardise each unit of the backbone's map (batch normalisation without
+            weights). Frozen units after a ReLU have large means, along which a loss that lowers
+            activations would switch whole filters off.
         pooling: ``"max"`` (2x2, stride 2, the paper's), ``"average"`` (over the whole map) or
             ``"none"``.
         hidden: sizes of hidden linear layers; the paper has two of 4096.
@@ -49,6 +52,7 @@ class ConvolutionalHead(nn.Module):
         in_size: tuple[int, int],
         added_convolutions: int = 1,
         channels: int | None = None,
+        input_norm: bool = False,
         pooling: str = "max",
         hidden: Sequence[int] = (),
         dropout: float = 0.5,
@@ -61,6 +65,8 @@ class ConvolutionalHead(nn.Module):
         check_range("min(in_size)", min(in_size), low=2 if pooling == "max" else 1)
         self.in_size = (int(in_size[0]), int(in_size[1]))
         self.taps: dict[str, str] = {}
+        if input_norm:
+            self.norm = nn.BatchNorm2d(in_channels, affine=False)
         units = in_channels
         for index in range(1, added_convolutions + 1):
             width = channels or in_channels

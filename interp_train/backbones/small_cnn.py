@@ -5,12 +5,17 @@ About 60 million multiplications and additions per 96-px image, up to a map of 1
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from torch import nn
 
 from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.weights import load_weights
 from interp_train.checks import check_range
+
+
+# Trained by `interp-train train experiment=species_trunk`; see tests/reference/backbones.
+PACKAGED_WEIGHTS = {"creatures": Path(__file__).with_name("small_cnn_creatures.pt")}
 
 
 def small_cnn(
@@ -34,7 +39,9 @@ def small_cnn(
     Args:
         widths: units of each convolution, at least three.
         batch_norm: normalise before each ReLU.
-        weights: file of a state dict; None starts from random weights.
+        weights: ``"creatures"``, which told ten species of synthetic creatures apart (only for
+            the default `widths` and `batch_norm`), or the file of a state dict; None starts
+            from random weights.
         cut: see `Backbone`.
         freeze: see `Backbone`.
         learning_rates: see `Backbone`.
@@ -48,7 +55,8 @@ def small_cnn(
     check_range("len(widths)", len(widths), low=3)
     chain = _layers(widths, batch_norm, in_channels)
     if weights is not None:
-        load_weights(Backbone(chain, image_size=image_size, in_channels=in_channels), weights)
+        file = str(PACKAGED_WEIGHTS.get(weights, weights))
+        load_weights(Backbone(chain, image_size=image_size, in_channels=in_channels), file)
     return Backbone(
         chain,
         taps=taps,

@@ -57,6 +57,22 @@ def load_weights(
     network.load_state_dict(fitting, strict=False)
 
 
+def save_weights(network: nn.Module, file: str | Path) -> None:
+    """Write the weights and statistics of `network` in half precision, to be read by `weights`.
+
+    Args:
+        network: its classifier, if it has one, is left out for a `Backbone`.
+        file: where to; an existing file is replaced.
+    """
+    left_out = tuple(getattr(network, "readout", ())) + ("head",)
+    state = {
+        key: tensor.half() if tensor.is_floating_point() else tensor
+        for key, tensor in network.state_dict().items()
+        if not any(is_inside(key, prefix) for prefix in left_out)
+    }
+    torch.save(state, file)
+
+
 def hash_of_modules(modules: Mapping[str, nn.Module]) -> str:
     """Hash of named modules: their settings, weights and statistics, bit by bit."""
     digest = hashlib.sha256()

@@ -42,6 +42,17 @@ def test_without_pooling_every_cell_has_its_weight():
     assert head.linear.in_features == 7 * 4 * 5
 
 
+def test_the_norm_standardises_the_units_of_the_backbone():
+    head = ConvolutionalHead(3, 2, in_size=(4, 4), input_norm=True, dropout=0.0).train()
+    maps = 5 + 2 * torch.randn(8, 3, 4, 4)
+    mean = maps.mean((0, 2, 3), keepdim=True)
+    deviation = maps.var((0, 2, 3), keepdim=True, unbiased=False).sqrt()
+    plain = ConvolutionalHead(3, 2, in_size=(4, 4), dropout=0.0)
+    plain.load_state_dict({k: v for k, v in head.state_dict().items() if "norm" not in k})
+    torch.testing.assert_close(head(maps), plain((maps - mean) / deviation), atol=1e-4, rtol=1e-4)
+    assert not list(head.norm.parameters())
+
+
 @pytest.mark.parametrize(("std", "expected"), [(0.01, 0.01), (None, (2 / (64 * 9)) ** 0.5)])
 def test_initial_weights(std, expected):
     head = ConvolutionalHead(64, 2, in_size=(4, 4), initial_std=std)

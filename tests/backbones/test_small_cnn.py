@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from interp_train.backbones.small_cnn import small_cnn
+from interp_train.backbones.small_cnn import PACKAGED_WEIGHTS, small_cnn
+from interp_train.backbones.weights import save_weights
 
 
 def multiplications(network, images):
@@ -62,3 +63,17 @@ def test_learns_from_scratch():
         loss.backward()
         optimiser.step()
     assert loss < 0.2
+
+
+def test_saved_weights_come_back_in_half_precision_without_the_classifier(tmp_path):
+    network = small_cnn()
+    network.resize_classifier(3)
+    save_weights(network, tmp_path / "trunk.pt")
+    other = small_cnn(weights=str(tmp_path / "trunk.pt"))
+    for name, tensor in other.state_dict().items():
+        expected = network.state_dict()[name]
+        torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-6)
+    assert other.features.convolution_1.weight.dtype == torch.float32
+    assert (tmp_path / "trunk.pt").stat().st_size < 2.4 * sum(
+        parameter.numel() for parameter in other.parameters()
+    )
