@@ -13,7 +13,6 @@ from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.weights import load_weights
 from interp_train.checks import check_range
 
-
 # Trained by `interp-train train experiment=species_trunk`; see tests/reference/backbones.
 PACKAGED_WEIGHTS = {"creatures": Path(__file__).with_name("small_cnn_creatures.pt")}
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from interp_train.backbones.small_cnn import PACKAGED_WEIGHTS, small_cnn
+from interp_train.backbones.small_cnn import small_cnn
 from interp_train.backbones.weights import save_weights
 
 
