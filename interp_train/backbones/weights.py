@@ -64,7 +64,7 @@ def save_weights(network: nn.Module, file: str | Path) -> None:
         network: its classifier, if it has one, is left out for a `Backbone`.
         file: where to; an existing file is replaced.
     """
-    left_out = tuple(getattr(network, "readout", ())) + ("head",)
+    left_out = (*getattr(network, "readout", ()), "head")
     state = {
         key: tensor.half() if tensor.is_floating_point() else tensor
         for key, tensor in network.state_dict().items()
