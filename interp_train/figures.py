@@ -269,9 +269,10 @@ def colour_bar(
 
 
 def common_high(heatmaps: Tensor) -> float:
-    """Upper end of one colour scale for all heatmaps: 99.5 % of their pixels lie below it."""
+    """Upper end of one colour scale: 99.5 % of all pixels lie below it; 1 if all maps are zero."""
     values = heatmaps.float().flatten().sort().values
-    return max(float(values[int(0.995 * (len(values) - 1))]), 1e-12)
+    high = float(values[int(0.995 * (len(values) - 1))]) or float(values[-1])
+    return high if high > 1e-12 else 1.0
 
 
 def heatmap_figure(

@@ -49,7 +49,11 @@ class FilterObjective(Protocol):
 
 @runtime_checkable
 class HeatmapMethod(Protocol):
-    """Network, images and a target -> where in the image the evidence lies."""
+    """Network, images and a target -> where in the image the evidence lies.
+
+    A method may say in an attribute ``shows`` what its values are, with their unit, for the
+    colour bars of pictures.
+    """
 
     def __call__(self, network: nn.Module, images: Tensor, target: Target) -> Tensor:
         """Heatmap ``(N, 1, H, W)`` >= 0 at image resolution, not rescaled per image.

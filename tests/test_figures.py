@@ -156,6 +156,15 @@ def test_heatmap_figure_shows_images_above_overlays_on_one_scale():
     )
 
 
+def test_zero_heatmaps_are_not_stretched_and_sparse_ones_not_saturated():
+    heatmaps = torch.zeros(1, 1, 40, 40)
+    assert figures.common_high(heatmaps) == 1.0
+    assert figures.common_high(heatmaps + 1e-15) == 1.0
+    heatmaps[0, 0, 3, 4] = 0.25
+    assert figures.common_high(heatmaps) == 0.25
+    assert figures.common_high(torch.linspace(0, 1, 1600).view_as(heatmaps)) < 0.9951
+
+
 def test_position_figure_draws_each_peak_where_it_is():
     images = torch.zeros(2, 3, 50, 50)
     landmarks = torch.full((2, 2, 2), math.nan)

@@ -27,6 +27,8 @@ from interp_train.protocols import HeatmapMethod
 from interp_train.stopwatch import stopwatch_of
 from interp_train.structures import BACKGROUND, Batch, Target
 
+_NOTHING = 1e-12  # what does not exceed it is shown as zero
+
 
 @final
 class HeatmapPanels(FigureCallback):
@@ -98,19 +100,22 @@ class HeatmapPanels(FigureCallback):
         predictions, confidences = predict(logits, str(getattr(module, "loss", "softmax")))
         names = class_names_of(module, logits.shape[1])
         titles = panel_titles(batch.labels, predictions, confidences, names)
+        titles = zero_marked(titles, heatmaps)
+        shows = str(getattr(method, "shows", "values of the method's own"))
         save_record(
             trainer,
             f"heatmaps_{name}",
             images=as_bytes(pixels),
             heatmaps=heatmaps.half().numpy(),
             titles=titles,
+            shows=shows,
             labels=batch.labels.numpy(),
             sample_ids=batch.sample_ids.numpy(),
             epoch=trainer.current_epoch,
         )
 
         def draw() -> Figure:
-            return heatmap_figure(pixels, heatmaps, titles, scale_label=scale_label(name))
+            return heatmap_figure(pixels, heatmaps, titles, scale_label=scale_label(name, shows))
 
         self.submit(trainer, f"heatmaps/{name}", draw)
 
@@ -139,6 +144,20 @@ def _name(category: int, names: Sequence[str]) -> str:
     return "background" if category == BACKGROUND else names[category].replace("_", " ")
 
 
-def scale_label(name: str) -> str:
+def zero_marked(titles: Sequence[str], heatmaps: Tensor) -> list[str]:
+    """Titles that say so where a heatmap is zero everywhere: nothing speaks for the category.
+
+    Args:
+        titles: one per image.
+        heatmaps: ``(N, 1, H, W)``.
+    """
+    zero = (heatmaps.flatten(1).amax(1) <= _NOTHING).tolist()
+    return [
+        f"{title}\nheatmap is all zero" if is_zero else title
+        for title, is_zero in zip(titles, zero, strict=True)
+    ]
+
+
+def scale_label(name: str, shows: str) -> str:
     """What the colours of a method's panel mean."""
-    return f"{name.replace('_', ' ')}: evidence for the category, in logits; one scale for all"
+    return f"{name.replace('_', ' ')}: {shows}; one scale for all"

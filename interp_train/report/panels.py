@@ -271,18 +271,21 @@ def heatmap_panel(data: str, method: str, runs: Sequence[RunData]) -> Panel | No
         own = torch.as_tensor(record["images"]).float() / 255
         high = common_high(heatmaps)
         drawn = functional.interpolate(overlay(own, heatmaps, high=high), (TILE, TILE), mode="area")
-        label = f"{shown(run.row)}\n0 to {high:.2g} logits"
+        label = f"{shown(run.row)}\n0 to {high:.2g}"
         titles = [str(title) for title in record["titles"]]
         tiles = image_tiles(drawn, [f"{title}, {run.row}" for title in titles])
         strips.append(Strip(label, [_captioned(t, c) for t, c in zip(tiles, titles, strict=True)]))
         pictures.append(drawn)
         labels.append(label)
     stack = torch.stack(pictures)
+    title = method.replace("_", " ")
+    if "shows" in first:
+        title = f"{title}: {first['shows']}"
     figure = unit_figure(
         UnitPictures(stack, torch.ones(stack.shape[:2]), labels),
-        note=f"{method.replace('_', ' ')}: magma, 60 % opacity, from 0 to the value at the left",
+        note=f"{title}: magma, 60 % opacity, from 0 to the value at the left",
     )
-    return Panel(f"heatmaps_{method}_{data}", method.replace("_", " "), strips, figure)
+    return Panel(f"heatmaps_{method}_{data}", title, strips, figure)
 
 
 def _captioned(tile: str, caption: str) -> str:

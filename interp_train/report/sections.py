@@ -280,8 +280,8 @@ def _other_blocks(
         ),
         Block(
             "What the decision rests on",
-            "Heatmaps of the same pinned images: evidence for the image's category, on one scale "
-            "per network. Below each: what it is, what the network says, with which probability.",
+            "Heatmaps of the same pinned images, for the image's category, on one scale per "
+            "network. Below each: what it is, what the network says, with which probability.",
             colour_scale() + heat if heat else Markup(),
         ),
         Block(

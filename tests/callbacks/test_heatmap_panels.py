@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from interp_train.callbacks.heatmap_panels import HeatmapPanels, panel_titles
+from interp_train.callbacks.heatmap_panels import (
+    HeatmapPanels,
+    panel_titles,
+    scale_label,
+    zero_marked,
+)
 from interp_train.callbacks.pinned_images import (
     pinned_images,
     pixels_of,
@@ -114,6 +119,32 @@ def test_titles_say_what_is_and_what_the_network_sees():
         ["red_fox", "owl"],
     )  # fmt: skip
     assert titles == ["red fox (.91)", "owl → red fox (.50)", "background (1.0)"]
+
+
+def test_heatmaps_that_are_zero_everywhere_are_labelled_so(tmp_path):
+    heatmaps = torch.zeros(3, 1, 4, 4)
+    heatmaps[1, 0, 2, 2] = 1e-9
+    assert zero_marked(["a", "b", "c"], heatmaps) == [
+        "a\nheatmap is all zero", "b", "c\nheatmap is all zero",
+    ]  # fmt: skip
+
+    class Nothing:
+        def __call__(self, network, images, target):
+            return torch.zeros_like(images[:, :1])
+
+    callback = HeatmapPanels({"nothing": Nothing()}, num_images=2)
+    trainer(tmp_path, [callback]).validate(ForeignModule(), loader(), verbose=False)
+    found = np.load(tmp_path / "measures" / "panels" / "heatmaps_nothing.npz")
+    assert all(title.endswith("heatmap is all zero") for title in found["titles"].tolist())
+    assert str(found["shows"]) == "values of the method's own"
+
+
+def test_the_colour_bar_says_what_the_method_shows(tmp_path):
+    assert scale_label("grad_cam", GradCam.shows) == (
+        "grad cam: evidence for the category, in logits; one scale for all"
+    )
+    trainer(tmp_path, [panels()]).validate(ForeignModule(), loader(), verbose=False)
+    assert str(record(tmp_path)["shows"]) == GradCam.shows
 
 
 def test_constructor_checks():

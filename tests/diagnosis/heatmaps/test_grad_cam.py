@@ -4,22 +4,7 @@ from torch import nn
 
 from interp_train.diagnosis.heatmaps.grad_cam import GradCam, grad_cam
 from interp_train.structures import Target
-
-
-def small_network(seed=0, inplace=True):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, stride=2, padding=1),
-        nn.ReLU(inplace=inplace),
-        nn.Conv2d(4, 5, 3, padding=1),
-        nn.ReLU(inplace=inplace),
-        nn.Flatten(),
-        nn.Linear(5 * 4 * 4, 3),
-    ).double()
-
-
-def labels(*units):
-    return Target(None, torch.tensor(units))
+from tests.diagnosis.heatmaps.networks import labels, small_network
 
 
 def slow_grad_cam(above, activations, unit, step=1e-6):
