@@ -94,13 +94,16 @@ class TailTopK:
         if self._bound is None or 2 * pending >= num_units * self.capacity:
             self._compress()
 
-    def bound(self) -> Tensor:
+    def bound(self, num_units: int) -> Tensor:
         """A level per unit that `largest` will not fall below, ``(U,)``; -inf at the start.
 
         A value that does not exceed it need not be added.
+
+        Args:
+            num_units: U.
         """
         if self._bound is None:
-            return torch.full((self._num_units,), -math.inf, device=self.device)
+            return torch.full((num_units,), -math.inf, device=self.device)
         return self._bound
 
     def largest(self, k: int | None = None) -> Tensor:
@@ -123,20 +126,20 @@ class TailTopK:
         check_range("k", k, 0, min(self.capacity, total))
         rows = torch.cat(self._rows, 1) if self._rows else torch.zeros(0, 0, device=self.device)
         if num_processes() > 1:
-            rows = self._gathered(rows)
+            rows = self._gathered(rows, k)
         return rows.topk(k).values
 
     def total(self) -> int:
         """How many values per unit the streams of all processes had; a collective."""
         return int(sum_over_processes(torch.tensor(self.count, device=self.device)))
 
-    def _gathered(self, rows: Tensor) -> Tensor:
-        """Rows of all processes side by side; a process without values knows no units."""
+    def _gathered(self, rows: Tensor, k: int) -> Tensor:
+        """The k largest of each process side by side; one without values knows no units."""
         num_units = int(max_over_processes(torch.tensor(len(rows), device=self.device)))
-        padded = rows.new_full((num_units, self.capacity), -math.inf)
+        rows = rows.topk(min(k, rows.shape[1]), sorted=False).values
+        padded = rows.new_full((num_units, k), -math.inf)
         padded[: len(rows), : rows.shape[1]] = rows
-        parts = gather_over_processes(padded).view(-1, num_units, self.capacity)
-        return parts.transpose(0, 1).flatten(1)
+        return gather_over_processes(padded).view(-1, num_units, k).transpose(0, 1).flatten(1)
 
     def _compress(self) -> None:
         if self._pairs:
@@ -163,42 +166,42 @@ def _dense_rows(units: Tensor, values: Tensor, num_units: int) -> Tensor:
 
 
 class Moments(NamedTuple):
-    """Count, mean and spread of the values of each unit; parts of a stream can be merged.
+    """Number, mean and spread of the values of each unit; parts of a stream can be merged.
 
     Attributes:
-        count: number of values per unit, float64 scalar.
+        number: of values per unit, float64 scalar.
         mean: float64 ``(U,)``.
         squares: sum of squared deviations from the mean, float64 ``(U,)``.
     """
 
-    count: Tensor
+    number: Tensor
     mean: Tensor
     squares: Tensor
 
     def merged(self, other: "Moments") -> "Moments":
         """Moments of both parts together."""
-        count = self.count + other.count
-        share = other.count / count.clamp(min=1)
+        number = self.number + other.number
+        share = other.number / number.clamp(min=1)
         step = other.mean - self.mean
-        squares = self.squares + other.squares + step**2 * self.count * share
-        return Moments(count, self.mean + step * share, squares)
+        squares = self.squares + other.squares + step**2 * self.number * share
+        return Moments(number, self.mean + step * share, squares)
 
     def over_processes(self) -> "Moments":
         """Moments of the parts of all processes; a collective."""
-        total = sum_over_processes(self.count)
-        mean = sum_over_processes(self.count * self.mean) / total.clamp(min=1)
-        squares = sum_over_processes(self.squares + self.count * (self.mean - mean) ** 2)
+        total = sum_over_processes(self.number)
+        mean = sum_over_processes(self.number * self.mean) / total.clamp(min=1)
+        squares = sum_over_processes(self.squares + self.number * (self.mean - mean) ** 2)
         return Moments(total, mean, squares)
 
     def variance(self) -> Tensor:
         """Mean squared deviation, ``(U,)``; 0 without values."""
-        return self.squares / self.count.clamp(min=1)
+        return self.squares / self.number.clamp(min=1)
 
 
 def moments_of(values: Tensor) -> Moments:
     """Moments of ``(U, n)``; zeros where n = 0."""
     check_shape("values", values, ("U", "n"))
     exact = values.detach().double()
-    count = torch.tensor(float(values.shape[1]), dtype=torch.float64, device=values.device)
-    mean = exact.sum(1) / count.clamp(min=1)
-    return Moments(count, mean, ((exact - mean[:, None]) ** 2).sum(1))
+    number = torch.tensor(values.shape[1], dtype=torch.float64, device=values.device)
+    mean = exact.sum(1) / number.clamp(min=1)
+    return Moments(number, mean, ((exact - mean[:, None]) ** 2).sum(1))
