@@ -97,30 +97,16 @@ class Dissection(LayerMetricCallback):
         to_batch: ToBatch | None = None,
     ) -> None:
         super().__init__(
-            layers,
-            every_n_epochs=every_n_epochs,
-            save_records=save_records,
-            random_network=random_network,
-            geometry=geometry,
-            to_batch=to_batch,
-        )
-        if probe_set is not None and not isinstance(probe_set, ProbeSet):
-            raise ValueError(
-                f"`probe_set` must have `concept_names` and `concept_dataloader()`, but got "
-                f"{type(probe_set).__name__}. Use e.g. a SegmentationFolder."
-            )
+            layers, every_n_epochs=every_n_epochs, save_records=save_records,
+            random_network=random_network, geometry=geometry, to_batch=to_batch,
+        )  # fmt: skip
         self.options: dict[str, Any] = {
-            "quantiles": tuple(quantiles),
-            "threshold_on": threshold_on,
-            "union": union,
-            "least_iou": least_iou,
-            "least_images": least_images,
-            "rotated_basis": rotated_basis,
-            "shuffled_masks": shuffled_masks,
-            "half_precision": half_precision,
-            "cache_bytes": cache_bytes,
-            "seed": seed,
-        }
+            "quantiles": tuple(quantiles), "threshold_on": threshold_on, "union": union,
+            "least_iou": least_iou, "least_images": least_images, "rotated_basis": rotated_basis,
+            "shuffled_masks": shuffled_masks, "half_precision": half_precision,
+            "cache_bytes": cache_bytes, "seed": seed,
+        }  # fmt: skip
+        _check_probe_set(probe_set)
         DissectionMetric(**self.options)  # wrong values fail here, not at the first validation
         self.concept_names, self.probe_set = concept_names, probe_set
         self._data: Any = None
@@ -239,3 +225,11 @@ class Dissection(LayerMetricCallback):
         with torch.random.fork_rng(devices=[]):
             limit = None if self.probe_set is not None else self._num_batches
             yield from itertools.islice(self._loader(trainer), limit)
+
+
+def _check_probe_set(probe_set: Any) -> None:
+    if probe_set is not None and not isinstance(probe_set, ProbeSet):
+        raise ValueError(
+            f"`probe_set` must have `concept_names` and `concept_dataloader()`, but got "
+            f"{type(probe_set).__name__}. Use e.g. a SegmentationFolder."
+        )

@@ -177,7 +177,9 @@ class CubData(PhotoData):
 def tuning_split(birds: Sequence[_Bird]) -> list[_Bird]:
     """The training birds alone; every fifth of them, in the order of images.txt, validates."""
     trained = [bird for bird in birds if bird.train]
-    return [bird._replace(train=index % _TUNING_FOLDS != 0) for index, bird in enumerate(trained)]
+    return [
+        bird._replace(train=index % _TUNING_FOLDS != 0) for index, bird in enumerate(trained)
+    ]
 
 
 def _read_birds(
