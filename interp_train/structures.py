@@ -69,7 +69,8 @@ class ConceptBatch(NamedTuple):
         labels: see `ImageBatch`.
         sample_ids: see `ImageBatch`.
         concept_maps: index of the concept at each pixel, one map per concept category
-            (object, part, colour, texture, scene ...), 0 = none, long ``(N, M, H, W)``.
+            (object, part, colour, texture, scene ...), 0 = none, of any integer type,
+            ``(N, M, height, width)``; the maps show what the images show, at any resolution.
     """
 
     images: Tensor

@@ -27,7 +27,6 @@ from interp_train.checks import check_name, check_range
 from interp_train.layer_geometry import geometry_of, trace_layers
 from interp_train.stopwatch import stopwatch_of
 from interp_train.structures import (
-    Batch,
     DataInfo,
     ImageBatch,
     LayerGeometry,
@@ -38,7 +37,7 @@ from interp_train.systems import LearnedSystem
 
 
 class LayerMetricCallback(Callback, ABC):
-    """Measures layers over the (first) validation set and logs ``parts/<layer>/<quantity>``.
+    """Measures layers over the (first) validation set and logs ``<group>/<layer>/<quantity>``.
 
     Where the data lack what the measure needs, nothing is logged; `missing` says what it is.
 
@@ -60,6 +59,7 @@ class LayerMetricCallback(Callback, ABC):
     """
 
     name: ClassVar[str]
+    group: ClassVar[str] = "parts"
     headlines: ClassVar[tuple[str, ...]]  # quantities that the random network is measured in
 
     def __init__(
@@ -102,12 +102,12 @@ class LayerMetricCallback(Callback, ABC):
         """What a record keeps of a computed metric, beside its numbers."""
         return {}
 
-    def read(self, activations: Mapping[str, Tensor], batch: Batch, source: object) -> None:
+    def read(self, activations: Mapping[str, Tensor], batch: Any, source: object) -> None:
         """Update the metrics with one batch.
 
         Args:
             activations: dotted name -> maps, ``(N, K, h, w)``.
-            batch: the images.
+            batch: the images, from `batch_of`.
             source: the batch as the data module gave it.
         """
         for name, metric in self.metrics.items():
@@ -157,7 +157,7 @@ class LayerMetricCallback(Callback, ABC):
         """Make the metrics at the first batch, which tells the size of the images."""
         if self._measuring and not self.metrics:
             with stopwatch_of(trainer).measure(self.name):
-                self._make_metrics(trainer, pl_module, self._batch(batch).images)
+                self._make_metrics(trainer, pl_module, self.batch_of(batch).images)
 
     def on_validation_batch_end(  # noqa: PLR0917  # Lightning's signature
         self,
@@ -177,7 +177,7 @@ class LayerMetricCallback(Callback, ABC):
             else:
                 activations = self._tap.take() if self._tap is not None else {}
             self._check_recorded(activations)
-            self.read(activations, self._batch(batch), batch)
+            self.read(activations, self.batch_of(batch), batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge over processes, log, and record."""
@@ -208,7 +208,8 @@ class LayerMetricCallback(Callback, ABC):
 
     # -- steps -----------------------------------------------------------------------------
 
-    def _batch(self, batch: Any) -> Batch:
+    def batch_of(self, batch: Any) -> Any:
+        """What the metrics read of a batch, as the data module gave it."""
         made = self.to_batch(batch) if self.to_batch is not None else batch
         if not isinstance(made, ImageBatch | PartBatch):
             raise ValueError(
@@ -261,7 +262,7 @@ class LayerMetricCallback(Callback, ABC):
             }
         numbers = numbers | self._twin_numbers.get(layer, {})
         module.log_dict(
-            {f"parts/{layer}/{name}": number for name, number in numbers.items()},
+            {f"{self.group}/{layer}/{name}": number for name, number in numbers.items()},
             # All processes hold the merged value; the maximum of equals is exact.
             reduce_fx="max",
             sync_dist=trainer.world_size > 1,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from interp_train.checks import check_choice, check_name, check_range
@@ -67,7 +68,7 @@ class SyntheticData(LightningDataModule):
 
     Attributes:
         info: what networks and measures must know.
-        concept_names: concept category -> names, for `concept_dataloader`.
+        concept_names: concept category -> names, of `concept_dataloader` and `concept_maps`.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -158,6 +159,22 @@ class SyntheticData(LightningDataModule):
         return self._loader(
             list(ShardedValidationSampler(dataset)), collate_fn=dataset.concept_batch
         )
+
+    def concept_maps(self, sample_ids: Tensor) -> Tensor:
+        """Concept maps of validation pictures, uint8 ``(N, M, H, W)`` on the CPU.
+
+        Raises:
+            ValueError: if a picture is no validation picture (training pictures are augmented).
+        """
+        indices = sample_ids.cpu() - FIRST_SAMPLE_ID["val"]
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(
+            self.dataset("val")
+        ):
+            raise ValueError(
+                f"`sample_ids` must be those of validation pictures, but got "
+                f"{sample_ids.tolist()}. Take the batches of `val_dataloader`."
+            )
+        return self.dataset("val").concept_maps(indices.tolist())
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader[Any]:
         return DataLoader(

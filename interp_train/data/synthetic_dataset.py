@@ -134,16 +134,21 @@ class SyntheticDataset(Dataset[PartBatch]):
         The categories are those of `CONCEPT_NAMES`, in its order.
         """
         truth, chosen = self.truth, list(indices)
-        concepts, shape_maps = truth.concepts[chosen], truth.shape_maps[chosen]
-        maps = [_look_up(concepts[:, category], shape_maps) for category in range(4)]
-        scenes = np.broadcast_to(1 + truth.scenes[chosen, None, None], shape_maps.shape)
         neutral = np.ones((len(chosen), 3)), np.zeros((len(chosen), 3))
         return ConceptBatch(
             images=_normalised(truth.images[chosen], *neutral),
             labels=self.labels[chosen],
             sample_ids=torch.tensor(chosen) + self.first_sample_id,
-            concept_maps=torch.from_numpy(np.stack([*maps, scenes], axis=1).astype(np.int64)),
+            concept_maps=self.concept_maps(chosen),
         )
+
+    def concept_maps(self, indices: Sequence[int]) -> Tensor:
+        """One map per category for each of the pictures `indices`, uint8 ``(N, M, H, W)``."""
+        truth, chosen = self.truth, list(indices)
+        concepts, shape_maps = truth.concepts[chosen], truth.shape_maps[chosen]
+        maps = [_look_up(concepts[:, category], shape_maps) for category in range(4)]
+        scenes = np.broadcast_to(1 + truth.scenes[chosen, None, None], shape_maps.shape)
+        return torch.from_numpy(np.stack([*maps, scenes.astype(np.uint8)], axis=1))
 
 
 def whole_batch(batch: PartBatch) -> PartBatch:

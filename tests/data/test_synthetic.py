@@ -205,6 +205,9 @@ def test_concept_maps_are_consistent_with_masks(data):
     names = list(data.concept_names)
     assert batch.concept_maps.shape == (8, len(names), 48, 48)
     torch.testing.assert_close(batch.images, parts.images)
+    assert torch.equal(data.concept_maps(parts.sample_ids), batch.concept_maps)
+    with pytest.raises(ValueError, match="`sample_ids` must be those of validation pictures"):
+        data.concept_maps(data.dataset("train")[0].sample_ids)
     part_maps = batch.concept_maps[:, names.index("part")]
     for part in range(len(PART_NAMES)):
         torch.testing.assert_close(part_maps == 1 + part, parts.part_masks[:, part])

@@ -1,0 +1,166 @@
+"""Where in the image units exceed a level: thresholded bilinear upsampling without the upsampling.
+
+Maps are interpolated between the centres of the receptive fields, and pixels beyond the outermost
+centres take the value of the nearest cell, as in D. Bau et al., "Network Dissection", CVPR 2017.
+Interpolation cannot exceed the largest of the surrounding cells, so only the windows between
+cells of which one exceeds the level are interpolated. The result is exact.
+
+The value of a pixel that lies at fractions (s, t) between the cells a, b in one row and c, d in
+the next is ``left + t (right - left)`` with ``left = a + s (c - a)``, ``right = b + s (d - b)``,
+rounded to single precision after each operation; it equals a cell at the cell's centre.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from interp_train.checks import check_shape
+from interp_train.structures import LayerGeometry
+
+_CHUNK = 2**21  # interpolated values at a time, 8 MB
+
+
+class ActivePixels(NamedTuple):
+    """Pixels in which units exceed their level; parallel tensors ``(V,)``.
+
+    Attributes:
+        images: row of the image, long.
+        units: index of the unit, long.
+        pixels: flat index of the pixel, row by row, long.
+        values: what the upsampled map has there, float32.
+    """
+
+    images: Tensor
+    units: Tensor
+    pixels: Tensor
+    values: Tensor
+
+
+class Axis(NamedTuple):
+    """Pixels along one axis, in runs that lie between the same two cells.
+
+    Attributes:
+        lower: cell at or before the run, long ``(R,)``.
+        upper: cell after it, long ``(R,)``; `lower` itself beyond the outermost cells.
+        first: first pixel of the run, long ``(R,)``.
+        fractions: how far each pixel of the run is from `lower` to `upper`, in [0, 1), float32
+            ``(R, longest)``; NaN after the end of the run.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    first: Tensor
+    fractions: Tensor
+
+
+class PixelGrid(NamedTuple):
+    """How the cells of maps lie among the pixels of label maps.
+
+    Attributes:
+        rows: the vertical axis.
+        columns: the horizontal axis.
+        height: of a label map, in pixels.
+        width: of a label map, in pixels.
+    """
+
+    rows: Axis
+    columns: Axis
+    height: int
+    width: int
+
+
+def pixel_grid(
+    cells: tuple[int, int],
+    pixels: tuple[int, int],
+    image_size: tuple[int, int],
+    geometry: LayerGeometry,
+    device: torch.device | None = None,
+) -> PixelGrid:
+    """The grid of label maps that show the same view as the image, at any resolution.
+
+    Deviates from the released program of Bau et al., which takes the label pixel i of a map at
+    half the size for the image pixel 2i: here it is the middle of the pixels 2i and 2i + 1.
+
+    Args:
+        cells: height and width of the maps.
+        pixels: height and width of the label maps.
+        image_size: height and width of the network's input.
+        geometry: where the cells lie in the input.
+        device: of the grid; None is the CPU.
+    """
+    axes = []
+    for count, length, extent in zip(cells, pixels, image_size, strict=True):
+        scale = length / extent
+        offset = (geometry.offset + 0.5) * scale - 0.5
+        axes.append(_axis(count, length, geometry.stride * scale, offset))
+    rows, columns = (Axis(*(field.to(device) for field in axis)) for axis in axes)
+    return PixelGrid(rows, columns, *pixels)
+
+
+def _axis(cells: int, pixels: int, stride: float, offset: float) -> Axis:
+    places = (torch.arange(pixels, dtype=torch.float64) - offset) / stride
+    run_of = places.floor().clamp(-1, cells - 1)  # -1: before the first cell
+    inside = places.clamp(0, cells - 1)
+    runs, lengths = torch.unique_consecutive(run_of.long(), return_counts=True)
+    first = lengths.cumsum(0) - lengths
+    lower = runs.clamp(min=0)
+    upper = torch.where(runs < 0, 0, (runs + 1).clamp(max=cells - 1))
+    within = torch.arange(int(lengths.max()))
+    places_of = (first[:, None] + within).clamp(max=pixels - 1)
+    fractions = (inside[places_of] - lower[:, None]).float()
+    return Axis(lower, upper, first, fractions.masked_fill(within >= lengths[:, None], torch.nan))
+
+
+def active_pixels(maps: Tensor, levels: Tensor, grid: PixelGrid) -> Iterator[ActivePixels]:
+    """All pixels in which a unit's upsampled map exceeds its level, in pieces.
+
+    Reads sizes from the device, which waits for it.
+
+    Args:
+        maps: of any floating-point type, ``(N, K, h, w)``; finite.
+        levels: of each unit, ``(K,)``.
+        grid: of the label maps.
+
+    Raises:
+        ValueError: if `levels` does not fit the maps.
+    """
+    check_shape("levels", levels, (maps.shape[1],))
+    maps, levels = maps.float(), levels.float()
+    rows, columns = grid.rows, grid.columns
+    peaks = maps[:, :, rows.lower].maximum(maps[:, :, rows.upper])
+    peaks = peaks[..., columns.lower].maximum(peaks[..., columns.upper])
+    windows = (peaks > levels[:, None, None]).nonzero()
+    size = rows.fractions.shape[1] * columns.fractions.shape[1]
+    for some in torch.split(windows, max(1, _CHUNK // size)):
+        if len(some):
+            yield _within_windows(maps, levels, grid, some)
+
+
+def _within_windows(maps: Tensor, levels: Tensor, grid: PixelGrid, windows: Tensor) -> ActivePixels:
+    """Interpolate windows ``(W, 4)``: image, unit, run of rows, run of columns.
+
+    Edges first: the rows of a window in which neither edge exceeds the level hold no pixel.
+    """
+    rows, columns = grid.rows, grid.columns
+    image, unit, row_run, column_run = windows.unbind(1)
+    left = _edge(maps, windows, columns.lower[column_run], rows)
+    right = _edge(maps, windows, columns.upper[column_run], rows)
+    window, row = (left.maximum(right) > levels[unit, None]).nonzero().unbind(1)
+    left, right = left[window, row, None], right[window, row, None]
+    unit_of, run = unit[window], column_run[window]
+    values = left + columns.fractions[run] * (right - left)
+    line, column = (values > levels[unit_of, None]).nonzero().unbind(1)
+    begin = (rows.first[row_run[window]] + row) * grid.width + columns.first[run]
+    return ActivePixels(
+        image[window][line], unit_of[line], begin[line] + column, values[line, column]
+    )
+
+
+def _edge(maps: Tensor, windows: Tensor, cells: Tensor, rows: Axis) -> Tensor:
+    """Values along the vertical edge of each window, ``(W, longest)``; NaN beyond its end."""
+    image, unit, run, _ = windows.unbind(1)
+    above = maps[image, unit, rows.lower[run], cells, None]
+    below = maps[image, unit, rows.upper[run], cells, None]
+    return above + rows.fractions[run] * (below - above)

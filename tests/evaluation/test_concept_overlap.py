@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+import torch
+
+from interp_train.evaluation.active_pixels import ActivePixels, active_pixels, pixel_grid
+from interp_train.evaluation.concept_overlap import (
+    UNIONS,
+    concept_scheme,
+    dataset_iou,
+    label_counts,
+    overlap_counts,
+)
+from interp_train.structures import LayerGeometry
+
+NAMES = {"object": ("dog", "cat", "car"), "colour": ("red", "blue")}
+GEOMETRY = LayerGeometry(4.0, 1.5, 9.0)
+
+
+def pixels_of(active):
+    """Dense bool masks ``(N, K, H, W)`` as the sparse form."""
+    images, units, rows, columns = active.nonzero().unbind(1)
+    return ActivePixels(images, units, rows * active.shape[3] + columns, torch.ones(len(images)))
+
+
+def slow_counts(active, labels, union):
+    """Intersection ``(K, C)`` and active area ``(K, C)`` of bool masks, mask by mask."""
+    sizes = [len(names) for names in NAMES.values()]
+    found, area = np.zeros((2, active.shape[1], sum(sizes)), dtype=np.int64)
+    for unit in range(active.shape[1]):
+        for category in range(2):
+            for label in range(1, sizes[category] + 1):
+                concept = sum(sizes[:category]) + label - 1
+                for image in range(len(active)):
+                    mask, truth = active[image, unit], labels[image, category]
+                    counts = {
+                        "paper": (truth > 0).any(),
+                        "all": True,
+                        "lite": (mask & (truth > 0)).any(),
+                    }[union]
+                    found[unit, concept] += (mask & (truth == label)).sum()
+                    area[unit, concept] += mask.sum() if counts else 0
+    return found, area
+
+
+def random_labels(images=5, size=16, seed=0):
+    """Blocks of labels; image 0 lacks objects, image 1 lacks colours, much is unlabelled."""
+    rng = np.random.default_rng(seed)
+    maps = [rng.integers(0, n + 1, (images, size // 4, size // 4)) for n in (3, 2)]
+    labels = np.stack([m.repeat(4, 1).repeat(4, 2) for m in maps], 1)
+    labels[0, 0] = labels[1, 1] = 0
+    labels[2, :, 4:] = 0
+    return labels
+
+
+@pytest.mark.parametrize("union", UNIONS)
+def test_counts_agree_with_masks(union):
+    scheme, labels = concept_scheme(NAMES), random_labels()
+    maps = torch.randn(5, 6, 4, 4).half()
+    maps[:, 5] = 0  # dead
+    levels = torch.tensor([[1.0, 0.5, -0.3]]).expand(6, 3).clone()
+    levels[5] = 0
+    grid = pixel_grid((4, 4), (16, 16), (16, 16), GEOMETRY)
+    pieces = active_pixels(maps, levels[:, -1], grid)
+    given = torch.from_numpy(labels).to(scheme.label_type)
+    other = given.flip(0)
+    counts = overlap_counts(pieces, [given, other], levels, scheme, union)
+    category_of = list(scheme.category_of)
+    for level in range(3):
+        active = np.zeros((5, 6, 256), dtype=bool)
+        for image, unit, pixel, _ in active_pixels(maps, levels[:, level], grid):
+            active[image, unit, pixel] = True
+        active = active.reshape(5, 6, 16, 16)
+        for found, truth in zip(counts, (labels, labels[::-1]), strict=True):
+            intersection, area = slow_counts(active, truth, union)
+            np.testing.assert_array_equal(found.intersection[:, level], intersection)
+            np.testing.assert_array_equal(found.active[:, level][:, category_of], area)
+            np.testing.assert_array_equal(found.area[:, level], active.sum((0, 2, 3)))
+            assert (intersection[:5] > 0).mean() > 0.8  # else the test shows little
+
+
+def test_label_counts_agree_with_masks():
+    scheme, labels = concept_scheme(NAMES), random_labels()
+    counts = label_counts(torch.from_numpy(labels), scheme)
+    for concept, (category, label) in enumerate([(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]):
+        masks = labels[:, category] == label
+        assert int(counts.pixels[concept]) == masks.sum()
+        assert int(counts.images[concept]) == masks.any((1, 2)).sum()
+    assert int(counts.seen) == 5 * 256
+
+
+def test_iou_by_hand():
+    """A unit on 3 of 4 pixels, a concept on 2, both on 1: 1 / (3 + 2 - 1)."""
+    scheme = concept_scheme({"object": ["dog"]})
+    active = torch.tensor([[[[True, True], [True, False]]]])
+    labels = torch.tensor([[[[0, 0], [1, 1]]]])
+    (counts,) = overlap_counts([pixels_of(active)], [labels], torch.zeros(1, 1), scheme)
+    assert dataset_iou(counts, label_counts(labels, scheme), scheme).item() == 1 / 4
+
+
+def test_sums_come_before_the_division():
+    scheme = concept_scheme({"object": ["dog"]})
+    active = torch.zeros(2, 1, 1, 10, dtype=torch.bool)
+    labels = torch.zeros(2, 1, 1, 10, dtype=torch.long)
+    active[0, 0, 0, 0] = labels[0, 0, 0, 0] = 1  # IoU 1 on one pixel
+    labels[1] = 1  # IoU 0 on ten
+    (counts,) = overlap_counts([pixels_of(active)], [labels], torch.zeros(1, 1), scheme)
+    assert dataset_iou(counts, label_counts(labels, scheme), scheme).item() == 1 / 11
+
+
+def test_unions_by_hand():
+    """One pixel right; two on unlabelled ground beside it, three where only colours are."""
+    scheme = concept_scheme(NAMES)
+    labels = torch.zeros(3, 2, 1, 10, dtype=torch.uint8)
+    labels[0, 0, 0, 0] = labels[1, 0, 0, 9] = labels[2, 1, 0, 9] = 1
+    active = torch.zeros(3, 1, 1, 10, dtype=torch.bool)
+    active[0, 0, 0, 0] = active[1, 0, 0, :2] = active[2, 0, 0, :3] = True
+    areas = {}
+    for union in UNIONS:
+        (counts,) = overlap_counts([pixels_of(active)], [labels], torch.zeros(1, 1), scheme, union)
+        areas[union] = counts.active[0, 0].tolist()
+    assert areas == {"paper": [3, 3], "all": [6, 6], "lite": [1, 0]}
+
+
+def test_counts_above_what_single_precision_holds():
+    """16 785 409 pixels: the next number that single precision holds is 16 785 408."""
+    side = 4097
+    assert int(np.float32(side**2)) != side**2
+    scheme = concept_scheme({"object": ["dog"]})
+    labels = torch.ones(1, 1, side, side, dtype=torch.uint8)
+    grid = pixel_grid((16, 16), (side, side), (side, side), LayerGeometry(256.0, 128.0, 256.0))
+    pieces = active_pixels(torch.ones(1, 1, 16, 16), torch.zeros(1), grid)
+    (counts,) = overlap_counts(pieces, [labels], torch.zeros(1, 1), scheme)
+    assert int(counts.intersection) == int(counts.area) == int(counts.active) == side**2
+    known = label_counts(labels, scheme)
+    assert int(known.pixels) == side**2
+    assert dataset_iou(counts, known, scheme).item() == 1
+
+
+def test_label_types():
+    many = concept_scheme({"object": [str(n) for n in range(256)]})
+    assert many.label_type == torch.int16
+    assert concept_scheme({"object": [str(n) for n in range(255)]}).label_type == torch.uint8
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"`concept_names` must give .*but got \{'object': 0\}"):
+        concept_scheme({"object": ()})
+    with pytest.raises(ValueError, match="`concept_names` must give at least one"):
+        concept_scheme({})
+    scheme = concept_scheme(NAMES)
+    with pytest.raises(ValueError, match=r"\(N, 2, H, W\), one map for each of object, colour"):
+        label_counts(torch.zeros(1, 3, 4, 4), scheme)
+    labels = torch.zeros(1, 2, 4, 4)
+    labels[0, 1, 0, 0] = 3
+    with pytest.raises(ValueError, match=r"labels 0 \.\. 2 for the category 'colour', but got 3"):
+        label_counts(labels, scheme)
