@@ -74,14 +74,8 @@ class ConvolutionalHead(nn.Module):
             self.add_module(f"relu_{index}", nn.ReLU())
             self.taps[f"added_{index}"] = self.taps["last"] = f"relu_{index}"
             units = width
-        height, width = self.in_size
-        self.pool: nn.Module
-        if pooling == "max":
-            self.pool = nn.MaxPool2d(2)
-            height, width = height // 2, width // 2
-        elif pooling == "average":
-            self.pool = nn.AdaptiveAvgPool2d(1)
-            height, width = 1, 1
+        self._add_pool(pooling)
+        height, width = self._pooled_size(pooling)
         self.flatten = nn.Flatten(1)
         self._add_linear_layers(units * height * width, hidden, dropout, num_outputs)
         self._initialise(initial_std)
@@ -101,6 +95,18 @@ class ConvolutionalHead(nn.Module):
         for layer in self.children():
             activations = layer(activations)
         return activations
+
+    def _add_pool(self, pooling: str) -> None:
+        if pooling == "max":
+            self.pool: nn.Module = nn.MaxPool2d(2)
+        elif pooling == "average":
+            self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def _pooled_size(self, pooling: str) -> tuple[int, int]:
+        if pooling == "average":
+            return 1, 1
+        divisor = 2 if pooling == "max" else 1
+        return self.in_size[0] // divisor, self.in_size[1] // divisor
 
     def _add_linear_layers(
         self, inputs: int, hidden: Sequence[int], dropout: float, num_outputs: int

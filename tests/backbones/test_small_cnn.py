@@ -4,6 +4,7 @@ from torch import nn
 
 from interp_train.backbones.small_cnn import small_cnn
 from interp_train.backbones.weights import save_weights
+from interp_train.data.synthetic import SyntheticData
 
 
 def multiplications(network, images):
@@ -77,3 +78,27 @@ def test_saved_weights_come_back_in_half_precision_without_the_classifier(tmp_pa
     assert (tmp_path / "trunk.pt").stat().st_size < 2.4 * sum(
         parameter.numel() for parameter in other.parameters()
     )
+
+
+def test_packaged_weights_see_more_than_random_ones():
+    """A linear readout of their maps tells species apart that random weights mix up."""
+    data = SyntheticData(num_train=160, num_val=80, num_classes=2, num_distractors=[0, 0])
+    data.setup("fit")
+    scores = {}
+    for weights in ("creatures", None):
+        torch.manual_seed(0)
+        network = small_cnn(weights=weights).eval()
+        found = []
+        for split in ("train", "val"):
+            batch = data.dataset(split).__getitems__(range(len(data.dataset(split))))
+            with torch.no_grad():
+                found.append((network.forward_chain(batch.images).mean((2, 3)), batch.labels))
+        (x, y), (x_val, y_val) = found
+        mean, std = x.mean(0), x.std(0) + 1e-6
+        design = torch.cat([(x - mean) / std, torch.ones(len(x), 1)], 1).double()
+        ridge = design.T @ design + 10 * torch.eye(design.shape[1])
+        weight = torch.linalg.solve(ridge, design.T @ (2.0 * y - 1).double())
+        design_val = torch.cat([(x_val - mean) / std, torch.ones(len(x_val), 1)], 1).double()
+        scores[weights] = ((design_val @ weight > 0) == (y_val > 0)).float().mean().item()
+    assert scores["creatures"] > 0.9
+    assert scores["creatures"] > scores[None] + 0.1
