@@ -25,7 +25,8 @@ from torch.utils.data import Dataset
 
 from interp_train.checks import check_choice, check_range
 from interp_train.data.photos import PhotoDataset
-from interp_train.data.views import View, random_source
+from interp_train.data.random_sources import random_source
+from interp_train.data.views import View
 from interp_train.structures import Batch
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from interp_train.data.photo_data import (
     data_folder,
 )
 from interp_train.data.photos import UNKNOWN_SIZE, Photo, checked_photos, large_enough
-from interp_train.data.views import Box, check_augmentation, random_source
+from interp_train.data.random_sources import random_source
+from interp_train.data.views import Box, check_augmentation
 from interp_train.structures import BACKGROUND
 
 TASKS = ("bird_vs_background", "species")
@@ -69,10 +70,10 @@ class CubData(PhotoData):
         seed: see `PhotoData`; the background crops do not depend on it.
         min_area: see `PhotoData`.
         margin: see `PhotoData`.
-        flip: see `Augmentation`.
-        scale: see `Augmentation`.
-        aspect: see `Augmentation`.
-        shift: see `Augmentation`.
+        flip: see `ViewAugmentation`.
+        scale: see `ViewAugmentation`.
+        aspect: see `ViewAugmentation`.
+        shift: see `ViewAugmentation`.
         mean: see `PhotoData`.
         std: see `PhotoData`.
         in_memory: see `PhotoData`.

@@ -45,10 +45,10 @@ class ImageFolderData(PhotoData):
         seed: see `PhotoData`; the split does not depend on it.
         min_area: see `PhotoData`.
         margin: see `PhotoData`.
-        flip: see `Augmentation`.
-        scale: see `Augmentation`.
-        aspect: see `Augmentation`.
-        shift: see `Augmentation`.
+        flip: see `ViewAugmentation`.
+        scale: see `ViewAugmentation`.
+        aspect: see `ViewAugmentation`.
+        shift: see `ViewAugmentation`.
         mean: see `PhotoData`.
         std: see `PhotoData`.
         in_memory: see `PhotoData`.

@@ -17,7 +17,7 @@ from interp_train.data.annotation_files import Mistakes
 from interp_train.data.cached_activations import CachedActivations, FrozenPrefix
 from interp_train.data.photos import Appearance, Photo, PhotoDataset, checked_photos, whole_batch
 from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
-from interp_train.data.views import Augmentation
+from interp_train.data.views import ViewAugmentation
 from interp_train.structures import BACKGROUND, Batch, DataInfo
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class PhotoData(LightningDataModule, ABC):
         seed: int,
         min_area: float,
         margin: float,
-        augmentation: Augmentation,
+        augmentation: ViewAugmentation,
         mean: Sequence[float],
         std: Sequence[float],
         in_memory: bool,
@@ -231,8 +231,8 @@ class PhotoData(LightningDataModule, ABC):
         self._datasets = dict(self._photo_sets)
         self._info = self._describe(collection)
 
-    def _augmentation(self, split: str) -> Augmentation | None:
-        changes = self.augmentation != Augmentation()
+    def _augmentation(self, split: str) -> ViewAugmentation | None:
+        changes = self.augmentation != ViewAugmentation()
         return self.augmentation if split == "train" and changes else None
 
     def _limit_memory(self) -> None:

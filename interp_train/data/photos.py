@@ -15,12 +15,12 @@ from torch.utils.data import Dataset
 
 from interp_train.data.annotation_files import Mistakes
 from interp_train.data.backgrounds import is_background
+from interp_train.data.random_sources import random_source
 from interp_train.data.views import (
-    Augmentation,
     Box,
     View,
+    ViewAugmentation,
     normalised,
-    random_source,
     random_view,
     view_of,
 )
@@ -198,7 +198,7 @@ class PhotoDataset(Dataset[Batch]):
         photos: Sequence[Photo],
         appearance: Appearance,
         *,
-        augmentation: Augmentation | None = None,
+        augmentation: ViewAugmentation | None = None,
         seed: int = 0,
         in_memory: bool = True,
     ) -> None:

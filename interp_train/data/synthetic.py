@@ -25,7 +25,7 @@ from interp_train.data.creatures.species import (
     SPECIES_NAMES,
 )
 from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
-from interp_train.data.synthetic_changes import Augmentation
+from interp_train.data.synthetic_changes import PictureAugmentation
 from interp_train.data.synthetic_dataset import MEAN, STD, SyntheticDataset, whole_batch
 from interp_train.structures import BACKGROUND, ConceptBatch, DataInfo, PartBatch
 
@@ -105,7 +105,7 @@ class SyntheticData(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.background_share = background_share
-        self.augmentation = Augmentation(flip, shift, colour_jitter)
+        self.augmentation = PictureAugmentation(flip, shift, colour_jitter)
         ranges = (
             _pair("object_size", object_size, 0.1, 1.0),
             _pair("num_distractors", num_distractors, 0, 20),

@@ -1,4 +1,9 @@
-"""Random changes of a training picture that keep its landmarks and part map exact."""
+"""Random changes of a training picture that keep its landmarks and part map exact.
+
+A picture is mirrored and displaced by whole pixels and keeps its size, so every pixel and every
+label of the part map is one of the drawing. A `View` of a photo (`interp_train.data.views`) is
+cropped and resized instead, which a map of labels does not survive exactly.
+"""
 
 import random
 from typing import NamedTuple
@@ -7,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Augmentation(NamedTuple):
+class PictureAugmentation(NamedTuple):
     """Random changes of a training picture.
 
     Attributes:
@@ -63,7 +68,7 @@ class Change(NamedTuple):
         return moved
 
 
-def draw_change(rng: random.Random, augmentation: Augmentation) -> Change:
+def draw_change(rng: random.Random, augmentation: PictureAugmentation) -> Change:
     """A random change within the bounds of `augmentation`."""
     flip = augmentation.flip and rng.random() < 0.5
     span = 2 * augmentation.shift + 1

@@ -1,6 +1,5 @@
 """Creatures as a data set: ground truth in memory, batches made at once."""
 
-import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +11,8 @@ from torch.utils.data import Dataset
 
 from interp_train.data.creatures.composition import Drawing, Recipe, draw, visible_boxes
 from interp_train.data.creatures.species import PART_NAMES
-from interp_train.data.synthetic_changes import Augmentation, draw_change
+from interp_train.data.random_sources import random_key, random_source
+from interp_train.data.synthetic_changes import PictureAugmentation, draw_change
 from interp_train.structures import ConceptBatch, PartBatch
 
 # Mean and standard deviation of the channels over the default training set.
@@ -57,7 +57,7 @@ class SyntheticDataset(Dataset[PartBatch]):
         seed: int,
         recipe: Recipe,
         loose_species: int,
-        augmentation: Augmentation | None = None,
+        augmentation: PictureAugmentation | None = None,
     ) -> None:
         self.species = tuple(species)
         self.labels = torch.tensor(labels, dtype=torch.long)
@@ -92,7 +92,7 @@ class SyntheticDataset(Dataset[PartBatch]):
 
     def drawing(self, index: int) -> Drawing:
         """Draw one picture; it depends on the seed and the sample id only."""
-        key = _key(self.seed, self.first_sample_id + index)
+        key = random_key(self.seed, self.first_sample_id + index)
         return draw(self.species[index], key, self.recipe, self.loose_species)
 
     def __getitem__(self, index: int) -> PartBatch:
@@ -109,8 +109,8 @@ class SyntheticDataset(Dataset[PartBatch]):
         gains, offsets = np.ones((len(chosen), 3)), np.zeros((len(chosen), 3))
         if self.augmentation is not None:
             for row, index in enumerate(chosen):
-                rng = random.Random(_key(self.seed, self.first_sample_id + index, self.epoch + 1))
-                change = draw_change(rng, self.augmentation)
+                source = random_source(self.seed, self.first_sample_id + index, self.epoch + 1)
+                change = draw_change(source, self.augmentation)
                 images[row] = change.move(images[row])
                 part_maps[row] = change.move_map(part_maps[row])
                 locations[row] = change.move_points(locations[row], images.shape[1])
@@ -154,14 +154,6 @@ class SyntheticDataset(Dataset[PartBatch]):
 def whole_batch(batch: PartBatch) -> PartBatch:
     """Collate function of loaders over `SyntheticDataset`."""
     return batch
-
-
-def _key(*numbers: int) -> int:
-    """One whole number for a tuple of them, each >= 0 and below 2**40."""
-    key = len(numbers)
-    for number in numbers:
-        key = (key << 40) + number
-    return key
 
 
 def _stack(drawings: Sequence[Drawing]) -> Truth:

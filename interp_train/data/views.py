@@ -80,8 +80,8 @@ class View(NamedTuple):
         return moved
 
 
-class Augmentation(NamedTuple):
-    """Random changes of a training view.
+class ViewAugmentation(NamedTuple):
+    """Random changes of a training view: where the photo is cropped, before it is resized.
 
     Attributes:
         flip: mirror half of the views.
@@ -98,8 +98,8 @@ class Augmentation(NamedTuple):
 
 def check_augmentation(
     flip: bool, scale: Sequence[float], aspect: float, shift: float
-) -> Augmentation:
-    """An `Augmentation` of checked numbers.
+) -> ViewAugmentation:
+    """A `ViewAugmentation` of checked numbers.
 
     Raises:
         ValueError: for a number out of its range.
@@ -111,15 +111,7 @@ def check_augmentation(
         )
     check_range("aspect", aspect, 0.0, 1.0)
     check_range("shift", shift, 0.0, 1.0)
-    return Augmentation(flip, (scale[0], scale[1]), aspect, shift)
-
-
-def random_source(*numbers: int) -> random.Random:
-    """A random source that follows from whole numbers (seed, epoch, sample id) alone."""
-    key = len(numbers)
-    for number in numbers:
-        key = (key << 40) + number
-    return random.Random(key)
+    return ViewAugmentation(flip, (scale[0], scale[1]), aspect, shift)
 
 
 def view_of(box: Box, photo_size: tuple[int, int], margin: float) -> View:
@@ -146,7 +138,7 @@ def random_view(
     box: Box,
     photo_size: tuple[int, int],
     margin: float,
-    augmentation: Augmentation,
+    augmentation: ViewAugmentation,
     source: random.Random,
 ) -> View:
     """A random change of `view_of`; always draws the same number of random numbers."""

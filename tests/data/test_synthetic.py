@@ -10,7 +10,7 @@ import torch
 from interp_train.data.creatures.composition import CONCEPT_NAMES, Recipe, visible_boxes
 from interp_train.data.creatures.species import PART_NAMES, SPECIES_NAMES
 from interp_train.data.synthetic import SyntheticData, images_per_second
-from interp_train.data.synthetic_changes import Augmentation, Change, draw_change
+from interp_train.data.synthetic_changes import Change, PictureAugmentation, draw_change
 from interp_train.data.synthetic_dataset import MEAN, STD
 from interp_train.structures import BACKGROUND, PartBatch
 
@@ -159,7 +159,7 @@ def test_no_augmentation_leaves_the_drawing():
     module = small(flip=False, shift=0, colour_jitter=0.0)
     train = module.dataset("train")
     np.testing.assert_array_equal(train[4].part_locations[0], train.truth.part_locations[4])
-    change = draw_change(random.Random(0), Augmentation(False, 0, 0.0))
+    change = draw_change(random.Random(0), PictureAugmentation(False, 0, 0.0))
     assert change == Change(False, (0, 0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 
 

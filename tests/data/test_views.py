@@ -9,18 +9,18 @@ import torch
 from torchvision.transforms.v2 import functional as transforms
 
 from interp_train.data.backgrounds import background_box, is_background
+from interp_train.data.random_sources import random_source
 from interp_train.data.views import (
-    Augmentation,
     View,
+    ViewAugmentation,
     check_augmentation,
     normalised,
-    random_source,
     random_view,
     view_of,
 )
 
 WIDTH, HEIGHT, SIZE = 120, 90, 64
-JITTER = Augmentation(flip=True, scale=(0.7, 1.4), aspect=0.3, shift=0.2)
+JITTER = ViewAugmentation(flip=True, scale=(0.7, 1.4), aspect=0.3, shift=0.2)
 
 
 def some_views():
@@ -101,7 +101,7 @@ def test_crops_have_a_margin_and_end_at_the_edge():
 
 def test_random_views_stay_within_their_ranges():
     box, size = (200.0, 200.0, 300.0, 250.0), (1000, 1000)
-    augmentation = Augmentation(flip=True, scale=(0.8, 1.25), aspect=0.2, shift=0.1)
+    augmentation = ViewAugmentation(flip=True, scale=(0.8, 1.25), aspect=0.2, shift=0.1)
     source = random.Random(0)
     views = [random_view(box, size, 0.0, augmentation, source) for _ in range(500)]
     scales = [math.sqrt(view.width * view.height / (100 * 50)) for view in views]
@@ -120,7 +120,7 @@ def test_random_views_stay_within_their_ranges():
 def test_no_augmentation_is_the_plain_view():
     box = (20.0, 15.0, 95.0, 75.0)
     plain = view_of(box, (WIDTH, HEIGHT), 0.1)
-    assert random_view(box, (WIDTH, HEIGHT), 0.1, Augmentation(), random.Random(0)) == plain
+    assert random_view(box, (WIDTH, HEIGHT), 0.1, ViewAugmentation(), random.Random(0)) == plain
 
 
 def test_random_sources_differ_in_each_number():

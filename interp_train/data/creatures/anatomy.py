@@ -97,7 +97,8 @@ class Sculptor:
         self.pieces: list[Piece] = []
         self.landmarks: dict[int, tuple[float, float]] = {}
         self._group = 0
-        self._eye = self._eye_paints()
+        # Drawn for every figure; the colours follow from them where there is an eye.
+        self._eye = rng.random(), rng.random()
 
     def creature(self, species: Species) -> Figure:
         """A whole creature in a random pose."""
@@ -246,7 +247,7 @@ class Sculptor:
         self._mark(CREST, frame.at(0.52 * length, 0.0))
 
     def _eyeball(self, frame: Frame, radius: float) -> None:
-        ball, iris, pupil, glint = self._eye
+        ball, iris, pupil, glint = _eye_paints(*self._eye)
         disc = SCENERY["disc"]
         self._new_group()
         self._add(disc, frame.matrix(radius, radius), EYE, ball, 0.3)
@@ -256,12 +257,6 @@ class Sculptor:
         spark = Frame(gaze.x + 0.1 * radius, gaze.y + 0.3 * radius, 0.0)
         self._add(disc, spark.matrix(0.24 * radius, 0.24 * radius), EYE, glint, 0.0)
         self._mark(EYE, frame)
-
-    def _eye_paints(self) -> tuple[Paint, Paint, Paint, Paint]:
-        hue = 2 * math.pi * self.rng.random()
-        ball = (250.0, 250.0, 244.0) if self.rng.random() < 0.6 else oklch(0.9, 0.08, hue + 2.5)
-        iris, pupil = oklch(0.62, 0.15, hue), oklch(0.2, 0.03, hue)
-        return tuple(Paint(c, c) for c in (ball, iris, pupil, (255.0, 255.0, 255.0)))  # type: ignore[return-value]
 
     def _legs(
         self, root: Frame, species: Species, height: float, paints: dict[int, Paint], *, far: bool
@@ -292,6 +287,13 @@ def _legs_of(species: Species) -> Iterator[tuple[Leg, int, float]]:
         yield species.back_leg, BACK_LEG, -0.3 if species.front_leg is not None else -0.1
     if species.front_leg is not None:
         yield species.front_leg, FRONT_LEG, 0.27
+
+
+def _eye_paints(hue: float, whiteness: float) -> tuple[Paint, ...]:
+    hue *= 2 * math.pi
+    ball = (250.0, 250.0, 244.0) if whiteness < 0.6 else oklch(0.9, 0.08, hue + 2.5)
+    iris, pupil = oklch(0.62, 0.15, hue), oklch(0.2, 0.03, hue)
+    return tuple(Paint(colour, colour) for colour in (ball, iris, pupil, (255.0, 255.0, 255.0)))
 
 
 def _far(paint: Paint) -> Paint:

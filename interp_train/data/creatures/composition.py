@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from interp_train.data.creatures.anatomy import Figure, Matrix, Piece, Sculptor
 from interp_train.data.creatures.outlines import SCENERY
-from interp_train.data.creatures.painter import Canvas, compose
+from interp_train.data.creatures.painter import Canvas
 from interp_train.data.creatures.palette import COLOUR_NAMES, TEXTURE_NAMES, Palette
 from interp_train.data.creatures.scenery import (
     IDENTITY,
@@ -32,7 +32,7 @@ CONCEPT_NAMES: dict[str, tuple[str, ...]] = {
 
 # Value of a part map -> a bit of its own; and the bits of any part, then of each part.
 _PART_FLAGS = np.concatenate([[0], 1 << np.arange(len(PART_NAMES))]).astype(np.uint16)
-_PART_FLAGS_OR_ANY = np.concatenate([[0xFFFF], _PART_FLAGS[1:]]).astype(np.uint16)[:, None]
+_PART_FLAGS_OR_ANY = np.concatenate([[0xFFFF], _PART_FLAGS[1:]]).astype(np.uint16)[:, None, None]
 
 _FIRST_SCENERY = 1 + len(SPECIES_NAMES)
 _LOOSE_PART = _FIRST_SCENERY + len(SCENERY_NAMES)
@@ -133,21 +133,13 @@ def visible_boxes(part_map: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         Boxes ``(1 + P, 4)``, row 0 the creature's; NaN where nothing is visible.
     """
-    # One bit per part, so that one pass over the map serves all parts.
+    # One bit per part, so that one pass over the map along each axis serves all parts.
     flags = _PART_FLAGS.take(part_map)
-    columns = (np.bitwise_or.reduce(flags, axis=0) & _PART_FLAGS_OR_ANY) != 0
-    rows = (np.bitwise_or.reduce(flags, axis=1) & _PART_FLAGS_OR_ANY) != 0
-    size = part_map.shape[0]
-    boxes = np.stack(
-        [
-            columns.argmax(axis=1) - 0.5,
-            rows.argmax(axis=1) - 0.5,
-            size - columns[:, ::-1].argmax(axis=1) - 0.5,
-            size - rows[:, ::-1].argmax(axis=1) - 0.5,
-        ],
-        axis=1,
-    ).astype(np.float32)
-    boxes[~rows.any(axis=1)] = np.nan
+    lines = np.stack([np.bitwise_or.reduce(flags, axis=axis) for axis in (0, 1)])
+    shown = (lines & _PART_FLAGS_OR_ANY) != 0  # part, axis, column or row
+    ends = shown.shape[2] - shown[:, :, ::-1].argmax(axis=2)
+    boxes = (np.concatenate([shown.argmax(axis=2), ends], axis=1) - 0.5).astype(np.float32)
+    boxes[~shown[:, 0].any(axis=1)] = np.nan
     return boxes
 
 
@@ -189,12 +181,12 @@ def _empty_extent(rng: random.Random, recipe: Recipe) -> tuple[float, float, flo
 
 
 def _extent(pieces: list[Piece]) -> tuple[float, float, float, float]:
-    outlines = np.stack([piece.outline for piece in pieces])
+    outlines = np.concatenate([piece.outline for piece in pieces])
+    outlines = outlines.reshape(len(pieces), -1, 2)
     matrices = np.array([piece.matrix for piece in pieces], dtype=np.float32)
     points = outlines @ matrices[:, 2:].reshape(-1, 2, 2) + matrices[:, None, :2]
-    left, low = points.min(axis=(0, 1)).tolist()
-    right, high = points.max(axis=(0, 1)).tolist()
-    return left, low, right, high
+    x, y = points[..., 0], points[..., 1]
+    return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
 
 def _add_distractor(canvas: Canvas, rng: random.Random, unit: float, sources: int) -> None:
@@ -245,8 +237,8 @@ def _crop(rng: random.Random, extent: tuple[float, float, float, float], recipe:
 
 
 def _apply(matrix: Matrix, at: tuple[float, float]) -> tuple[float, float]:
-    x, y, *_ = compose(matrix, (*at, 0.0, 0.0, 0.0, 0.0))
-    return x, y
+    x, y, ax, ay, bx, by = matrix
+    return x + at[0] * ax + at[1] * bx, y + at[0] * ay + at[1] * by
 
 
 def _count(rng: random.Random, bounds: tuple[int, int]) -> int:

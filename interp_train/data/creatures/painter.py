@@ -1,8 +1,9 @@
 """Rasterises placed shapes: one map of shape indices, then colour, texture and light per pixel.
 
 Shapes are filled back to front into a map of indices at `OVERSAMPLING` times the resolution, so
-the cost of a shape is that of one polygon fill; colours are computed for all pixels at once from
-tables with one row per shape, and averaged over each pixel. The index at a pixel's centre is the
+the cost of a shape is that of one polygon fill. A pixel that shows one shape of scenery has the
+colour of that shape at its height; every other pixel is the mean over its samples, whose colours
+are computed for all of them at once from tables of the shapes. The index at a pixel's centre is the
 ground truth.
 """
 
@@ -14,36 +15,24 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from interp_train.data.creatures.anatomy import Matrix, Piece
-from interp_train.data.creatures.outlines import Outline
-from interp_train.data.creatures.palette import Colour, Paint, colour_indices
+from interp_train.data.creatures.outlines import NUM_VERTICES, Outline
+from interp_train.data.creatures.palette import Colour, colour_indices
+from interp_train.data.creatures.samples import OVERSAMPLING, FloatArray, IndexMap, Samples, means
 from interp_train.data.creatures.scenery import Layer
-
-# Odd, so that one sample lies at each pixel's centre.
-OVERSAMPLING = 3
-
-# Direction towards the light (x, y downwards).
-LIGHT = (-0.5, -0.8)
+from interp_train.data.creatures.shading import NUM_COEFFICIENTS, coefficients, piece_colours
 
 SHADOW_STRENGTH = 80
 CONTOUR_DARKNESS = 0.4
 
 MAX_SHAPES = 255
 
-_BAND = 48
+# Kinds of shapes, for the painter.
+_SCENERY, _PLAIN, _PATTERNED = range(3)
 
-FloatArray = NDArray[np.float32]
-IndexMap = NDArray[np.uint8]
+_GAINS = np.array([1.0, CONTOUR_DARKNESS], dtype=np.float32)  # of the light, on a contour
 
-# Texture -> coefficients (zigzag, constant, product, threshold, grade) of the pattern
-#   sin(p + zigzag * wave(q)) * (constant + product * sin(q)) > threshold, or grade * height.
-_PATTERNS = (
-    (0.0, 0.0, 0.0, 9.0, 0.0),
-    (0.0, 1.0, 0.0, 0.1, 0.0),
-    (0.0, 0.0, 1.0, 0.4, 0.0),
-    (0.0, 0.0, 1.0, 0.0, 0.0),
-    (0.0, 0.0, 0.0, 9.0, 1.0),
-    (2.8, 1.0, 0.0, 0.1, 0.0),
-)
+Planes = NDArray[np.uint8]
+"""Red, green, blue and the share of scenery (255 = all), ``(4, H * W)``."""
 
 
 class Painting(NamedTuple):
@@ -63,21 +52,14 @@ class Canvas:
 
     Shapes of scenery are graded from top to bottom; the pieces of creatures and loose parts have
     texture, rounded light, a contour line and a soft shadow.
-
-    Attributes:
-        parts: per shape, 1 + index of the creature's part, 0 for anything else.
-        objects: per shape, index of its object concept; see `add_layers` and `add_pieces`.
-        textures: per shape, 1 + index into `palette.TEXTURE_NAMES`; 0 for scenery.
     """
 
     def __init__(self) -> None:
-        self.parts: list[int] = []
-        self.objects: list[int] = []
-        self.textures: list[int] = []
         self._outlines: list[Outline] = []
         self._matrices: list[Matrix] = []
         self._groups: list[int] = []
         self._colours: list[Colour] = []
+        self._codes: list[tuple[int, int, int]] = []  # object, part, texture
         self._grades: list[tuple[float, ...]] = []
         self._grade_rows: list[int] = []
         self._coefficients: list[tuple[float, ...]] = []
@@ -92,14 +74,12 @@ class Canvas:
         """Add scenery; its object concept is `first_object` + its index in `SCENERY_NAMES`."""
         for layer in layers[: MAX_SHAPES - len(self)]:
             self._grade_rows.append(len(self))
-            self._grades.append((*layer.top, 255.0, *layer.bottom, 255.0))
+            self._grades.append((*layer.top, *layer.bottom))
             self._outlines.append(layer.outline)
             self._matrices.append(layer.matrix)
             self._groups.append(0)
-            self.parts.append(0)
-            self.objects.append(first_object + layer.concept)
             self._colours.append(layer.top)
-            self.textures.append(0)
+            self._codes.append((first_object + layer.concept, 0, 0))
 
     def add_pieces(
         self, pieces: list[Piece], placement: Matrix, concept: int, *, whole: bool
@@ -112,24 +92,24 @@ class Canvas:
             concept: their object concept.
             whole: whether they are parts of a creature, or lie around loose.
         """
+        unit = math.hypot(*placement[2:4])
         for piece in pieces[: MAX_SHAPES - len(self)]:
             matrix = compose(placement, piece.matrix)
             self._piece_rows.append(len(self))
-            self._coefficients.append(_shading(piece, matrix, math.hypot(*placement[2:4])))
+            self._coefficients.append(coefficients(piece, matrix, unit))
             self._outlines.append(piece.outline)
             self._matrices.append(matrix)
             self._groups.append((self._next_group + piece.group) % 255 + 1)
-            self.parts.append(1 + piece.part if whole else 0)
-            self.objects.append(concept)
             self._colours.append(piece.paint.base)
-            self.textures.append(1 + piece.paint.texture)
+            part = 1 + piece.part if whole else 0
+            self._codes.append((concept, part, 1 + piece.paint.texture))
         self._next_group += 1 + max((piece.group for piece in pieces), default=0)
 
     def concepts(self) -> NDArray[np.uint8]:
         """Rows object, part, colour, texture: value of each shape, ``(4, 256)``; 0 = none."""
         table = np.zeros((4, 256), dtype=np.uint8)
-        colours = 1 + colour_indices(np.array(self._colours))
-        table[:, : len(self)] = (self.objects, self.parts, colours, self.textures)
+        table[(0, 1, 3), : len(self)] = np.array(self._codes, dtype=np.uint8).T
+        table[2, : len(self)] = 1 + colour_indices(np.array(self._colours))
         return table
 
     def paint(self, image_size: int, camera: Matrix) -> Painting:
@@ -139,23 +119,19 @@ class Canvas:
             image_size: side of the square picture in pixels.
             camera: from the unit square to the visible unit square.
         """
-        side = image_size * OVERSAMPLING
-        raster = self._rasterise(side, camera)
-        shapes = np.asarray(raster)
-        pixels = self._paint_scenery(shapes)
-        if self._piece_rows:
-            where = np.flatnonzero(pixels[:, :, 3] == 0)
-            self._paint_pieces(pixels, shapes, where, camera, self._contour(raster))
-        picture = Image.frombuffer("RGBX", (side, side), pixels, "raw", "RGBX", 0, 1)
-        small = np.asarray(picture.reduce(OVERSAMPLING))
-        centre = OVERSAMPLING // 2
-        return Painting(
-            _shadowed(small) if self._piece_rows else np.ascontiguousarray(small[:, :, :3]),
-            np.ascontiguousarray(shapes[centre::OVERSAMPLING, centre::OVERSAMPLING]),
-        )
+        samples = Samples(self._rasterise(image_size * OVERSAMPLING, camera), camera)
+        grades = self._graded(image_size)
+        address = np.multiply(samples.shape_map, image_size, dtype=np.intp)
+        address += np.arange(image_size)[:, None]
+        planes = np.empty((4, image_size, image_size), dtype=np.uint8)
+        for plane, grade in zip(planes, grades, strict=True):
+            grade.take(address, out=plane, mode="clip")
+        self._paint_pieces(planes.reshape(4, -1), samples, grades)
+        picture = _shadowed(planes) if self._piece_rows else planes[:3]
+        return Painting(np.ascontiguousarray(picture.transpose(1, 2, 0)), samples.shape_map)
 
-    def _rasterise(self, side: int, camera: Matrix) -> Image.Image:
-        outlines = np.stack(self._outlines)
+    def _rasterise(self, side: int, camera: Matrix) -> IndexMap:
+        outlines = np.concatenate(self._outlines).reshape(-1, NUM_VERTICES, 2)
         matrices = np.array(self._matrices, dtype=np.float32)
         points = outlines @ matrices[:, 2:].reshape(-1, 2, 2) + matrices[:, None, :2]
         points *= np.float32(camera[2] * side)
@@ -166,77 +142,85 @@ class Canvas:
         vertices = np.rint(points).reshape(len(outlines), -1).tolist()
         for index, polygon in enumerate(vertices[1:], 1):
             draw.polygon(polygon, fill=index)
-        return image
+        return np.asarray(image)
 
-    def _paint_scenery(self, shapes: IndexMap) -> NDArray[np.uint8]:
-        """Colours of the scenery, ``(side, side, 4)``; all four 0 where a piece is visible."""
-        side = len(shapes)
+    def _graded(self, image_size: int) -> NDArray[np.uint8]:
+        """Colour of each shape of scenery in each row of pixels, ``(4, shapes, H)``.
+
+        The fourth is 255, the share of scenery; pieces are 0.
+        """
         rows = np.array(self._grade_rows)
-        grades = np.array(self._grades, dtype=np.float32)
+        grades = np.array(self._grades, dtype=np.float32).T[:, :, None]
         top, bottom = self._tops[rows, None], self._bottoms[rows, None]
         # Rows of pixels, not of samples: gradients are smooth.
-        lines = np.arange(side // OVERSAMPLING, dtype=np.float32) * OVERSAMPLING + 1
-        height = np.clip((lines - top) / np.maximum(bottom - top, 1.0), 0.0, 1.0)[:, :, None]
-        table = np.zeros((len(self), len(lines), 4), dtype=np.uint8)
-        table[rows] = grades[:, None, :4] + (grades[:, None, 4:] - grades[:, None, :4]) * height
-        colours = table.view(np.uint32).ravel()
-        line_of = (np.arange(side) // OVERSAMPLING)[:, None]
-        pixels = np.empty((side, side), dtype=np.uint32)
-        for start in range(0, side, _BAND):  # bands stay in the processor's cache
-            band = slice(start, start + _BAND)
-            address = np.multiply(shapes[band], len(lines), dtype=np.intp)
-            address += line_of[band]
-            colours.take(address, out=pixels[band], mode="clip")
-        return pixels.view(np.uint8).reshape(side, side, 4)
+        lines = np.arange(image_size, dtype=np.float32) * OVERSAMPLING + 1
+        height = np.minimum(np.maximum((lines - top) / np.maximum(bottom - top, 1.0), 0.0), 1.0)
+        table = np.zeros((4, len(self), image_size), dtype=np.uint8)
+        table[:3, rows] = grades[:3] + (grades[3:] - grades[:3]) * height
+        table[3, rows] = 255
+        return table
 
-    def _contour(self, raster: Image.Image) -> NDArray[np.bool_]:
-        """Samples on either side of a border between two groups."""
-        groups = np.asarray(raster.point(self._groups + [0] * (256 - len(self))))
-        edge = np.zeros(groups.shape, dtype=bool)
-        across, down = groups[:, 1:] != groups[:, :-1], groups[1:] != groups[:-1]
-        edge[:, 1:] |= across
-        edge[:, :-1] |= across
-        edge[1:] |= down
-        edge[:-1] |= down
-        return edge
+    def _paint_pieces(self, planes: Planes, samples: Samples, grades: NDArray[np.uint8]) -> None:
+        """Paint the pixels that show a piece, or several shapes."""
+        table = np.zeros((len(self), NUM_COEFFICIENTS), dtype=np.float32)
+        if self._piece_rows:
+            table[self._piece_rows] = self._coefficients
+        kinds, groups = np.zeros((2, 256), dtype=np.uint8)
+        kinds[: len(self)] = np.minimum([texture for _, _, texture in self._codes], _PATTERNED)
+        groups[: len(self)] = self._groups
+        look = _Look(np.ascontiguousarray(table.T), kinds, _GAINS.take(samples.borders(groups)))
+        _paint_solid(planes, samples, look)
+        _paint_mixed(planes, samples, look, grades)
 
-    def _paint_pieces(
-        self,
-        pixels: NDArray[np.uint8],
-        shapes: IndexMap,
-        where: NDArray[np.intp],
-        camera: Matrix,
-        contour: NDArray[np.bool_],
-    ) -> None:
-        side = len(pixels)
-        table = np.zeros((len(self), len(self._coefficients[0])), dtype=np.float32)
-        table[self._piece_rows] = self._coefficients
-        columns = np.ascontiguousarray(table.T)  # one row per coefficient
-        shape = shapes.ravel().take(where).astype(np.intp)
-        zoom = np.float32(1 / (camera[2] * side))
-        samples = where.astype(np.float32)
-        row = np.floor((samples + 0.5) * np.float32(1 / side))
-        x = (samples - row * side + 0.5) * zoom - np.float32(camera[0] / camera[2])
-        y = (row + 0.5) * zoom - np.float32(camera[1] / camera[2])
 
-        def of(column: int) -> FloatArray:
-            values: FloatArray = columns[column].take(shape)
-            return values
+class _Look(NamedTuple):
+    """What pieces look like.
 
-        p = of(0) + of(1) * x + of(2) * y
-        q = of(3) + of(4) * x + of(5) * y
-        pattern = np.zeros_like(p)
-        textured = np.flatnonzero((table[:, 9] < 9.0).take(shape) | (table[:, 10] > 0).take(shape))
-        pattern[textured] = _pattern(
-            p.take(textured), q.take(textured), columns[6:12], shape.take(textured)
-        )
-        light = of(12) + (of(13) - of(14) * p) * p + (of(15) - of(16) * q) * q
-        light[contour.ravel().take(where)] *= CONTOUR_DARKNESS
-        colours = np.zeros((len(where), 4), dtype=np.uint8)
-        for channel in range(3):
-            colour = (of(17 + channel) + of(20 + channel) * pattern) * light
-            colours[:, channel] = np.minimum(colour, 255.0, out=colour)
-        pixels.view(np.uint32).ravel()[where] = colours.view(np.uint32).ravel()
+    Attributes:
+        table: see `piece_colours`.
+        kinds: of shapes, ``(256,)``.
+        gains: factor of the light at every sample, flat.
+    """
+
+    table: FloatArray
+    kinds: NDArray[np.uint8]
+    gains: FloatArray
+
+
+def _paint_solid(planes: Planes, samples: Samples, look: _Look) -> None:
+    """Paint the pixels that show one piece: all samples of a pixel share its coefficients."""
+    kind = np.where(samples.solid, look.kinds.take(samples.shape_map), _SCENERY)
+    plain, patterned = np.flatnonzero(kind == _PLAIN), np.flatnonzero(kind == _PATTERNED)
+    pixels = np.concatenate([plain, patterned])
+    indices, x, y = samples.of(pixels)
+    shapes = samples.shape_map.ravel().take(pixels).astype(np.intp)
+    gains = look.gains.take(indices)
+    colours = piece_colours(look.table, shapes, len(plain), (x, y), gains)
+    for plane, mean in zip(planes, means(colours.reshape(3, OVERSAMPLING**2, -1)), strict=False):
+        plane[pixels] = mean
+
+
+def _paint_mixed(planes: Planes, samples: Samples, look: _Look, grades: NDArray[np.uint8]) -> None:
+    """Paint the pixels that show several shapes, sample by sample."""
+    pixels, size = np.flatnonzero(~samples.solid), grades.shape[2]
+    indices, x, y = samples.of(pixels)
+    shapes = samples.shapes.ravel().take(indices.ravel()).astype(np.intp)
+    kind = look.kinds.take(shapes)
+    plain, patterned, scenery = (
+        np.flatnonzero(kind == wanted) for wanted in (_PLAIN, _PATTERNED, _SCENERY)
+    )
+    pieces = np.concatenate([plain, patterned])
+    x, y = (np.broadcast_to(line, indices.shape).ravel().take(pieces) for line in (x, y))
+    gains = look.gains.take(indices.ravel().take(pieces))
+    colours = piece_colours(look.table, shapes.take(pieces), len(plain), (x, y), gains)
+    painted = np.zeros((4, len(shapes)), dtype=np.float32)
+    for channel, colour in zip(painted, colours, strict=False):
+        channel[pieces] = colour
+    address = shapes.take(scenery) * size + (pixels // size).take(scenery % len(pixels))
+    for channel, grade in zip(painted, grades, strict=True):
+        channel[scenery] = grade.take(address)
+    for plane, mean in zip(planes, means(painted.reshape(4, OVERSAMPLING**2, -1)), strict=True):
+        plane[pixels] = mean
 
 
 def compose(outer: Matrix, inner: Matrix) -> Matrix:
@@ -250,62 +234,15 @@ def compose(outer: Matrix, inner: Matrix) -> Matrix:
     )  # fmt: skip
 
 
-def _shading(piece: Piece, matrix: Matrix, unit: float) -> tuple[float, ...]:
-    """The row of a piece in the table of `Canvas._paint_pieces`.
-
-    Columns: pattern phase p and q (3 each, affine in x and y), `_PATTERNS` (5) and the slope of
-    the grade, light (constant; slope, curvature in p; the same in q), base colour (3), difference
-    of the second colour (3).
-    """
-    x, y, ax, ay, bx, by = matrix
-    length, width = math.hypot(ax, ay), math.hypot(bx, by)
-    along, across = (ax / length, ay / length), (bx / width, by / width)
-    paint: Paint = piece.paint
-    rate = 2 * math.pi * paint.frequency / unit
-    p = (-rate * (x * along[0] + y * along[1]), rate * along[0], rate * along[1])
-    q = (-rate * (x * across[0] + y * across[1]), rate * across[0], rate * across[1])
-    to_length, to_width = 1 / (rate * length), 1 / (rate * width)
-    # Discs are round along both axes, limbs only across.
-    round_along = piece.roundness if piece.roundness > 0.8 else 0.0
-    slope_p = 0.24 * round_along * (LIGHT[0] * along[0] + LIGHT[1] * along[1]) * to_length
-    slope_q = 0.24 * piece.roundness * (LIGHT[0] * across[0] + LIGHT[1] * across[1]) * to_width
-    light = (
-        1.0 + 0.1 * piece.roundness, slope_p, 0.2 * round_along * to_length**2,
-        slope_q, 0.2 * piece.roundness * to_width**2,
-    )  # fmt: skip
-    change = (second - base for base, second in zip(paint.base, paint.second, strict=True))
-    return (
-        *p, *q, *_PATTERNS[paint.texture], 0.5 * to_width, *light, *paint.base, *change,
-    )  # fmt: skip
-
-
-def _pattern(
-    p: FloatArray, q: FloatArray, columns: FloatArray, shape: NDArray[np.intp]
-) -> FloatArray:
-    """Share of the second colour at each pixel, see `_PATTERNS`."""
-    zigzag, constant, product, threshold, grade, slope = (c.take(shape) for c in columns)
-    wave = q * np.float32(1 / math.pi)
-    wave = np.abs(wave - 2 * np.floor(0.5 * wave) - 1)
-    value = np.sin(p + zigzag * wave) * (constant + product * np.sin(q))
-    graded = grade * np.clip(0.5 + slope * q, 0.0, 1.0)
-    result: FloatArray = (value > threshold) + graded
-    return result
-
-
-def _shadowed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture with a soft shadow of its figures on the scenery.
-
-    Args:
-        picture: red, green, blue and the scenery's share of each pixel, ``(H, W, 4)``.
-    """
-    size = len(picture)
-    scenery = np.ascontiguousarray(picture[:, :, 3])
+def _shadowed(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture ``(3, H, W)`` with a soft shadow of its figures on the scenery."""
+    scenery, size = planes[3], planes.shape[1]
     blur = ImageFilter.BoxBlur(size / 45)
     soft = np.asarray(Image.fromarray(255 - scenery).filter(blur).filter(blur))
     down = round(size / 40)
     aside = down // 2
-    strength = scenery.astype(np.uint32)
-    strength[:down] = strength[:, :aside] = 0
-    strength[down:, aside:] *= soft[: size - down, : size - aside]
-    light = 256 - (strength * SHADOW_STRENGTH >> 16)
-    return (picture[:, :, :3] * light[:, :, None] >> 8).astype(np.uint8)
+    strength = np.zeros(scenery.shape, dtype=np.uint32)
+    strength[down:, aside:] = soft[: size - down, : size - aside]
+    strength *= scenery
+    light = (256 - (strength * SHADOW_STRENGTH >> 16)).astype(np.uint16)
+    return (planes[:3] * light >> 8).astype(np.uint8)

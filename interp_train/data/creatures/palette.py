@@ -82,18 +82,16 @@ def colour_indices(colours: NDArray[np.float64]) -> NDArray[np.int64]:
     Args:
         colours: red, green, blue in [0, 255], ``(K, 3)``.
     """
-    value, low = colours.max(axis=1), colours.min(axis=1)
-    spread = np.maximum(value - low, 1e-6)
-    red, green, blue = colours.T
-    hue = np.select(
-        [value == red, value == green],
-        [(green - blue) / spread % 6, (blue - red) / spread + 2],
-        (red - green) / spread + 4,
-    )
-    names = _HUE_NAMES[np.searchsorted(_HUE_ENDS, 60 * hue, side="right")]
-    names = np.where((names <= 2) & (value < 173), _BROWN, names)
+    red, green, blue = np.ascontiguousarray(colours.T)
+    value = np.maximum(np.maximum(red, green), blue)
+    spread = np.maximum(value - np.minimum(np.minimum(red, green), blue), 1e-6)
+    hue = np.where(value == green, (blue - red) / spread + 2, (red - green) / spread + 4)
+    hue = np.where(value == red, (green - blue) / spread % 6, hue)
+    names = _HUE_NAMES.take(np.searchsorted(_HUE_ENDS, 60 * hue, side="right"))
+    names[(names <= 2) & (value < 173)] = _BROWN
     names = np.where(spread < 0.16 * value, np.where(value > 209, _WHITE, _GREY), names)
-    return np.where(value < 51, _BLACK, names)
+    names[value < 51] = _BLACK
+    return names
 
 
 def scaled(colour: Colour, factor: float) -> Colour:

@@ -23,6 +23,8 @@ IDENTITY: Matrix = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
 
 _X = np.linspace(-0.02, 1.02, NUM_VERTICES - 2)
 
+_OCTAVES = (1.3, 2.9, 6.1)  # waves of a ridge over the width of the image
+
 
 class Layer(NamedTuple):
     """One shape of a scene, graded from top to bottom.
@@ -70,11 +72,16 @@ def _layer(outline: str, matrix: Matrix, top: Colour, bottom: Colour, *, concept
 
 def _ridge(rng: random.Random, height: float, amplitude: float, sharp: float = 0.0) -> Outline:
     """A horizon line over the whole width, closed along the lower edge of the image."""
-    line = np.full_like(_X, height)
-    for octave in (1.3, 2.9, 6.1):
-        phase = 2 * math.pi * rng.random()
-        wave = np.sin(2 * math.pi * octave * (0.8 + 0.4 * rng.random()) * _X + phase)
-        line -= amplitude / octave * (wave + sharp * (1 - 2 * np.abs(wave)))
+    phases, rates = [], []
+    for octave in _OCTAVES:
+        phases.append([2 * math.pi * rng.random()])
+        rates.append([2 * math.pi * octave * (0.8 + 0.4 * rng.random())])
+    waves = np.sin(np.array(rates) * _X + np.array(phases))
+    if sharp:
+        waves += sharp * (1 - 2 * np.abs(waves))
+    line = height
+    for octave, wave in zip(_OCTAVES, waves, strict=True):
+        line = line - amplitude / octave * wave
     outline = np.empty((NUM_VERTICES, 2), dtype=np.float32)
     outline[:-2, 0], outline[:-2, 1] = _X, line
     outline[-2:] = ((1.02, 1.02), (-0.02, 1.02))
