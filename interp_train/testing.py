@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _IMAGES = 4
+_EPOCH = 5  # an objective may start after the first epoch
 
 
 # -- heatmaps ------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def _objective_results(
             logits = network(images)
         activations = tap.take()
         with leaves_no_trace(network, labels, logits, *activations.values()):
-            terms = attached.loss_terms(activations, labels, logits, 1)
+            terms = attached.loss_terms(activations, labels, logits, _EPOCH)
         _check_scalars(terms, "Loss terms")
         # Terms may be 0 and carry an injected gradient, which the weights must get.
         total = logits.float().sum() * 0 + torch.stack(list(terms.values())).sum()
@@ -233,7 +234,7 @@ def _check_rest(
             with leaves_no_trace(attached, images):
                 logits = network(images)
             with leaves_no_trace(attached, labels), leaves_no_trace(network):
-                terms = attached.loss_terms(tap.take(), labels, logits, 1)
+                terms = attached.loss_terms(tap.take(), labels, logits, _EPOCH)
         _check_scalars(terms, "Loss terms")
 
 
