@@ -106,7 +106,8 @@ class DissectionMetric(Metric):
         rotated_basis: whether the rotated basis is measured.
         shuffled_masks: whether exchanged masks are measured; needs the cache.
         half_precision: whether maps are rounded to half precision; False doubles the cache.
-        cache_bytes: for maps and label maps, on the device of the maps and per process.
+        cache_bytes: for maps and label maps, on the device of the maps and per process; while
+            counting, the rotated maps need as much once more.
         num_images: at most so many are shown, over all processes; None: needs the cache.
         seed: of the rotation and the exchange.
 

@@ -107,14 +107,14 @@ class OverlapPasses:
             ValueError: if the cache is full and `num_images` is not known.
         """
         if self.settled:
-            self._count(batch.maps, [batch.labels], grid)
+            self._count(self._in_all_bases(batch), [batch.labels], grid)
             return
         self._grid = grid
         self._values_per_image = self.rules.values_per_image(grid, batch.maps.shape[2:].numel())
         self._images += len(batch.maps)
         self._finite = self._finite & batch.maps.isfinite().all()
         if self._kept is None:
-            self._observe(batch.maps)
+            self._observe(self._in_all_bases(batch))
             return
         self._kept.append(batch)
         self._bytes += batch.maps.nbytes + batch.labels.nbytes
@@ -135,14 +135,15 @@ class OverlapPasses:
         self._check(total)
         everywhere = not self._summed(self._kept is None)
         values = max_over_processes(torch.tensor(self._values_per_image, device=self.device))
+        kept = [self._in_all_bases(batch) for batch in self._kept or []]
         if self._kept is not None:
             self._open(total * int(values))
-            for batch in self._kept:
-                self._observe(batch.maps)
+            for maps in kept:
+                self._observe(maps)
         for basis in self.bases:
             basis.settle()
         self.settled, self.exchange = True, self.exchange and everywhere
-        return not self._count_kept()
+        return not self._count_kept(kept)
 
     def totals(self) -> OverlapTotals:
         """Merged counts; a collective.
@@ -187,10 +188,13 @@ class OverlapPasses:
         for basis in self.bases:
             basis.open(num_values, self.device)
 
-    def _observe(self, maps: Tensor) -> None:
+    def _in_all_bases(self, batch: Shown) -> list[Tensor]:
+        return [basis.maps_of(batch.maps) for basis in self.bases]
+
+    def _observe(self, maps: list[Tensor]) -> None:
         assert self._grid is not None
-        for basis in self.bases:
-            basis.observe(maps, self._grid)
+        for basis, own in zip(self.bases, maps, strict=True):
+            basis.observe(own, self._grid)
 
     def _drop_cache(self) -> None:
         """Keep tails instead of maps from now on."""
@@ -203,9 +207,9 @@ class OverlapPasses:
         kept, self._kept = self._kept or [], None
         self._open(self.num_images * self._values_per_image)
         for batch in kept:
-            self._observe(batch.maps)
+            self._observe(self._in_all_bases(batch))
 
-    def _count_kept(self) -> bool:
+    def _count_kept(self, maps: list[list[Tensor]]) -> bool:
         """Count what is kept, and let it go; False if nothing was to be kept."""
         kept, self._kept = self._kept, None
         if kept is None:
@@ -213,17 +217,18 @@ class OverlapPasses:
         others = exchanged(kept, self.seed, self.device) if self.exchange else []
         for number, batch in enumerate(kept):
             assert self._grid is not None
-            self._count(batch.maps, [batch.labels, *others[number : number + 1]], self._grid)
+            labellings = [batch.labels, *others[number : number + 1]]
+            self._count(maps[number], labellings, self._grid)
         return True
 
-    def _count(self, maps: Tensor, labellings: list[Tensor], grid: PixelGrid) -> None:
+    def _count(self, maps: list[Tensor], labellings: list[Tensor], grid: PixelGrid) -> None:
         fresh = label_counts(labellings[0], self.scheme)
         if self._labels is not None:
             fresh = LabelCounts(*map(torch.add, self._labels, fresh))
         self._labels = fresh
-        self._counted += len(maps)
-        for number, basis in enumerate(self.bases):
-            basis.tally(maps, labellings if number == 0 else labellings[:1], grid)
+        self._counted += len(labellings[0])
+        for number, (basis, own) in enumerate(zip(self.bases, maps, strict=True)):
+            basis.tally(own, labellings if number == 0 else labellings[:1], grid)
 
     def _merged_labels(self) -> LabelCounts:
         counts = self._labels

@@ -71,7 +71,7 @@ class UnitBasis:
     """Thresholds and counts of the units of a layer in one basis.
 
     Call `observe` with every image, then `settle` once, then `tally` with every image, then
-    `counts`.
+    `counts`; maps come from `maps_of`.
 
     Args:
         rules: how to count.
@@ -96,9 +96,8 @@ class UnitBasis:
         self._tail = TailTopK(min(capacity, num_values), device)
 
     def observe(self, maps: Tensor, grid: PixelGrid) -> None:
-        """First pass: rounded maps of a batch, ``(N, K, h, w)``."""
+        """First pass: maps of a batch in this basis, ``(N, K, h, w)``."""
         assert self._tail is not None
-        maps = self._own(maps)
         if self.rules.threshold_on == "feature":
             self._tail.add(maps.transpose(0, 1).flatten(1))
             return
@@ -120,9 +119,9 @@ class UnitBasis:
         self._tail = None
 
     def tally(self, maps: Tensor, labellings: Sequence[Tensor], grid: PixelGrid) -> None:
-        """Second pass: rounded maps of a batch and label maps, each ``(N, M, H, W)``."""
+        """Second pass: maps of a batch in this basis, and label maps ``(N, M, H, W)``."""
         assert self.thresholds is not None
-        pieces = active_pixels(self._own(maps), self.thresholds[:, -1], grid)
+        pieces = active_pixels(maps, self.thresholds[:, -1], grid)
         fresh = overlap_counts(pieces, labellings, self.thresholds, self.scheme, self.rules.union)
         if self._counts:
             pairs = zip(self._counts, fresh, strict=True)
@@ -141,7 +140,8 @@ class UnitBasis:
         found = self._counts or [empty] * number
         return [OverlapCounts(*map(sum_over_processes, counts)) for counts in found]
 
-    def _own(self, maps: Tensor) -> Tensor:
+    def maps_of(self, maps: Tensor) -> Tensor:
+        """The network's rounded maps in this basis, rounded again; ``(N, K, h, w)``."""
         if self.rotation_seed is None:
             return maps
         turned = rotated(maps, random_rotation(maps.shape[1], self.rotation_seed))
