@@ -89,7 +89,7 @@ class Dissection(LayerMetricCallback):
         rotated_basis: bool = True,
         shuffled_masks: bool = True,
         half_precision: bool = True,
-        cache_bytes: int = 2**30,
+        cache_bytes: int = 1_073_741_824,
         seed: int = 0,
         concept_names: ConceptNames | None = None,
         probe_set: ProbeSet | None = None,

@@ -134,7 +134,7 @@ class DissectionMetric(Metric):
         rotated_basis: bool = True,
         shuffled_masks: bool = True,
         half_precision: bool = True,
-        cache_bytes: int = 2**30,
+        cache_bytes: int = 1_073_741_824,
         num_images: int | None = None,
         seed: int = 0,
     ) -> None:
