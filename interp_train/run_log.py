@@ -17,7 +17,6 @@ _NOISE = (
     r".*Trainer already configured with model summary callbacks.*",
     r".*you defined a `validation_step` but have no `val_dataloader`.*",
     r".*Found \d+ module\(s\) in eval mode at the start of training.*",
-    r".*You have overridden `on_before_batch_transfer`.*",
     r".*It is recommended to use .*sync_dist=True.*",
 )
 _CHATTY = ("fontTools", "matplotlib", "PIL")

@@ -55,6 +55,14 @@ def reinitialised(network: nn.Module, seed: int = 0) -> nn.Module:
         return twin.eval().requires_grad_(False)
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """Have convolutions compute with the channels innermost, which is faster on the CPU."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return network
+
+
 class RandomNetwork:
     """The twin of one module; several callbacks read one forward pass per batch.
 
@@ -64,7 +72,10 @@ class RandomNetwork:
     """
 
     def __init__(self, module: LightningModule, seed: int = 0) -> None:
-        self.network = reinitialised(measured_network(module), seed).to(module.device)
+        network = reinitialised(measured_network(module), seed)
+        self.network = (channels_last(network) if module.device.type == "cpu" else network).to(
+            module.device
+        )
         self._layers: dict[str, None] = {}
         self._source: Any = None
         self._activations: dict[str, Tensor] = {}

@@ -77,6 +77,7 @@ class Classifier(LearnedSystem):
         self._check_softmax()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval = scheduler_interval
+        self._label_range: Tensor | None = None  # lowest and highest label on the device so far
         self._attach(head, objectives or {})
         self.label_counts = LabelCounts(self.num_categories)
         self.train_accuracy = CategoryAccuracy(self.num_categories)
@@ -117,7 +118,7 @@ class Classifier(LearnedSystem):
 
     def loss_terms(self, outputs: StepOutputs, batch: Batch) -> dict[str, Tensor]:
         """``task``, and ``<objective>/<term>``."""
-        check_labels(batch.labels, self.num_categories, self.loss)
+        self._check_labels(batch.labels)
         epoch = self.current_epoch + 1
         terms = {"task": self.task_loss(outputs.logits.float(), batch.labels)}
         for name, objective in self._named_objectives():
@@ -175,11 +176,13 @@ class Classifier(LearnedSystem):
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy on the training batches, under augmentation and dropout."""
+        self._check_label_range()
         self.log("accuracy/train", self.train_accuracy.compute()["top1"])
         self.train_accuracy.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss and the accuracies on the validation data."""
+        self._check_label_range()
         accuracies = self.validation_accuracy.compute()
         self.log_dict({f"accuracy/{name}": value for name, value in accuracies.items()})
         self.log("loss/validation/task", self.validation_loss.compute())
@@ -189,11 +192,6 @@ class Classifier(LearnedSystem):
     def on_test_epoch_end(self) -> None:
         """Log the accuracies on the test data."""
         self.on_validation_epoch_end()
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check the labels while they are still on the CPU, where reading them costs nothing."""
-        check_labels(batch.labels, self.num_categories, self.loss)
-        return batch
 
     def configure_optimizers(self) -> Any:
         """Optimiser over the network's groups and the objectives' parameters; scheduler."""
@@ -217,6 +215,24 @@ class Classifier(LearnedSystem):
             "lr_scheduler": {"scheduler": scheduler, "interval": interval},
         }
 
+    def _check_labels(self, labels: Tensor) -> None:
+        """At once where reading them costs nothing; else the first batch, and the range later.
+
+        Lightning's hook for batches that are still on the CPU warns whenever a data module is used.
+        """
+        if labels.device.type == "cpu":
+            check_labels(labels, self.num_categories, self.loss)
+        elif labels.numel():
+            first = self._label_range is None
+            self._label_range = label_range(labels, self._label_range)
+            if first:
+                check_labels(self._label_range.cpu(), self.num_categories, self.loss)
+
+    def _check_label_range(self) -> None:
+        if self._label_range is not None:
+            check_labels(self._label_range.cpu(), self.num_categories, self.loss)
+            self._label_range = None
+
     def _named_objectives(self) -> list[tuple[str, FilterObjective]]:
         pairs = self.objectives.items()
         return [(name, made) for name, made in pairs if isinstance(made, FilterObjective)]
@@ -231,15 +247,23 @@ class Classifier(LearnedSystem):
             self.log_dict({f"loss/watched/{name}/{key}": value for key, value in found.items()})
 
 
+def label_range(labels: Tensor, known: Tensor | None) -> Tensor:
+    """Lowest and highest of the labels ``(N,)`` and of the `known` range, ``(2,)``; not read."""
+    low, high = labels.aminmax()
+    if known is None:
+        return torch.stack((low, high))
+    return torch.stack((torch.minimum(low, known[0]), torch.maximum(high, known[1])))
+
+
 def check_labels(labels: Tensor, num_categories: int, loss: str) -> None:
-    """Raise ValueError for labels that the loss cannot take; labels on a device are not read.
+    """Raise ValueError for labels that the loss cannot take.
 
     Args:
         labels: category index or `BACKGROUND`, ``(N,)``.
         num_categories: C.
         loss: ``"softmax"`` takes no background.
     """
-    if labels.device.type != "cpu" or not labels.numel():
+    if not labels.numel():
         return
     low, high = int(labels.min()), int(labels.max())
     if low < BACKGROUND or high >= num_categories:

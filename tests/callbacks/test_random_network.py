@@ -4,6 +4,7 @@ from torch import nn
 
 from interp_train.callbacks.random_network import (
     activations_of,
+    channels_last,
     random_network_of,
     reinitialised,
 )
@@ -72,6 +73,15 @@ def test_activations_without_gradients_and_without_hooks_left():
     assert maps["layers.2"].shape == (2, 4, 6, 6)
     assert not maps["layers.2"].requires_grad
     assert not network.layers[2]._forward_hooks
+
+
+def test_channels_last_changes_the_speed_only():
+    torch.manual_seed(0)
+    network, images = Scaled(), torch.rand(2, 3, 8, 8)
+    expected = activations_of(network, ["layers.0"], images)["layers.0"]
+    found = activations_of(channels_last(network), ["layers.0"], images)["layers.0"]
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected)
 
 
 def test_one_twin_and_one_pass_for_all_who_hold_it():

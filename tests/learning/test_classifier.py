@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.heads import ConvolutionalHead
-from interp_train.learning.classifier import Classifier, check_labels
+from interp_train.learning.classifier import Classifier, check_labels, label_range
 from interp_train.learning.filter_objectives.interpretable_filter.module import (
     InterpretableFilter,
 )
@@ -220,9 +220,43 @@ def test_labels_that_the_loss_cannot_take_are_named(labels, loss, message):
     batch = batch_of([0, 1])._replace(labels=torch.tensor(labels))
     system = classifier(2, loss=loss)
     with pytest.raises(ValueError, match=message):
-        system.on_before_batch_transfer(batch, 0)
-    with pytest.raises(ValueError, match=message):
         system.loss_terms(StepOutputs(torch.zeros(2, 2), {}, {}), batch)
+
+
+def test_labels_on_a_device_are_kept_as_a_range_and_checked_at_the_end_of_the_epoch():
+    first, second = torch.tensor([2, 0, 1]), torch.tensor([4, 3])
+    kept = label_range(second, label_range(first, None))
+    assert kept.tolist() == [0, 4]
+    system = classifier(3)
+    system._label_range = kept
+    for end_of_epoch in (system.on_train_epoch_end, system.on_validation_epoch_end):
+        with pytest.raises(ValueError, match="below 3, .* but got values from 0 to 4"):
+            end_of_epoch()
+
+
+class DrawnData(pl.LightningDataModule):
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def train_dataloader(self):
+        return DataLoader(Rows(self.batch), batch_size=4)
+
+    val_dataloader = train_dataloader
+
+
+def test_a_plain_trainer_says_nothing_about_hooks():
+    """Any warning is an error: with loaders, and with a data module."""
+    drawn = DrawnData(batch_of([0, 1] * 4))
+    loader = drawn.train_dataloader()
+    loaders = {"train_dataloaders": loader, "val_dataloaders": loader}
+    for data in (loaders, {"datamodule": drawn}):
+        trainer = pl.Trainer(
+            max_epochs=1, accelerator="cpu", log_every_n_steps=1, logger=False,
+            enable_model_summary=False, enable_progress_bar=False, enable_checkpointing=False,
+        )  # fmt: skip
+        trainer.fit(classifier(2), **data)
+        assert trainer.global_step == 2
 
 
 def double_step(labels):
