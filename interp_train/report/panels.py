@@ -1,6 +1,7 @@
 """Pictures of a report: the same images, seen by every network of the study."""
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from interp_train.report.filter_plots import best_unit_of, has_tracking, telling
 from interp_train.report.records import LayerData, RunData
 from interp_train.report.tables import shown
 
+_CAPTION_WIDTH = 24  # characters beside a strip
 TILE = 144  # side of a picture in the page, in pixels
 FIELD_SHARE = 0.37  # as in the panels of units: 72 of 195 pixels, Zhou et al., ICLR 2015
 
@@ -82,7 +84,7 @@ def _filter_panel(data: str, layer: str, runs: Sequence[RunData], part: int, pin
         alts = [f"{name} in image {index + 1}, {caption}" for index in range(len(drawn))]
         strips.append(Strip(caption, image_tiles(drawn, alts)))
         pictures.append(drawn)
-        labels.append(caption)
+        labels.append(wrapped(caption))
     stack = torch.stack(pictures)
     figure = unit_figure(
         UnitPictures(stack, torch.ones(stack.shape[:2]), labels),
@@ -90,6 +92,11 @@ def _filter_panel(data: str, layer: str, runs: Sequence[RunData], part: int, pin
     )
     file = f"filters_{data}_{name.replace(' ', '_')}"
     return Panel(file, name, strips, figure)
+
+
+def wrapped(caption: str) -> str:
+    """A caption in lines that fit beside a strip of pictures."""
+    return "\n".join(textwrap.fill(line, _CAPTION_WIDTH) for line in caption.splitlines())
 
 
 def units_of_images(record: LayerData, part: int, pinned: Any) -> list[tuple[int, float]]:
@@ -276,7 +283,7 @@ def heatmap_panel(data: str, method: str, runs: Sequence[RunData]) -> Panel | No
         tiles = image_tiles(drawn, [f"{title}, {run.row}" for title in titles])
         strips.append(Strip(label, [_captioned(t, c) for t, c in zip(tiles, titles, strict=True)]))
         pictures.append(drawn)
-        labels.append(label)
+        labels.append(wrapped(label))
     stack = torch.stack(pictures)
     title = method.replace("_", " ")
     if "shows" in first:
