@@ -17,7 +17,14 @@ from PIL import Image, ImageDraw, ImageFilter
 from interp_train.data.creatures.anatomy import Matrix, Piece
 from interp_train.data.creatures.outlines import NUM_VERTICES, Outline
 from interp_train.data.creatures.palette import Colour, colour_indices
-from interp_train.data.creatures.samples import OVERSAMPLING, FloatArray, IndexMap, Samples, means
+from interp_train.data.creatures.samples import (
+    OVERSAMPLING,
+    FloatArray,
+    IndexArray,
+    IndexMap,
+    Samples,
+    means,
+)
 from interp_train.data.creatures.scenery import Layer
 from interp_train.data.creatures.shading import NUM_COEFFICIENTS, coefficients, piece_colours
 
@@ -168,7 +175,7 @@ class Canvas:
         kinds, groups = np.zeros((2, 256), dtype=np.uint8)
         kinds[: len(self)] = np.minimum([texture for _, _, texture in self._codes], _PATTERNED)
         groups[: len(self)] = self._groups
-        look = _Look(np.ascontiguousarray(table.T), kinds, _GAINS.take(samples.borders(groups)))
+        look = _Look(np.ascontiguousarray(table.T), kinds, samples.borders(groups))
         _paint_solid(planes, samples, look)
         _paint_mixed(planes, samples, look, grades)
 
@@ -179,22 +186,27 @@ class _Look(NamedTuple):
     Attributes:
         table: see `piece_colours`.
         kinds: of shapes, ``(256,)``.
-        gains: factor of the light at every sample, flat.
+        borders: whether a sample lies on a contour, flat.
     """
 
     table: FloatArray
     kinds: NDArray[np.uint8]
-    gains: FloatArray
+    borders: NDArray[np.bool_]
+
+    def gains(self, indices: IndexArray) -> FloatArray:
+        """Factor of the light at samples, by their flat indices."""
+        gains: FloatArray = _GAINS.take(self.borders.take(indices).view(np.uint8), mode="clip")
+        return gains
 
 
 def _paint_solid(planes: Planes, samples: Samples, look: _Look) -> None:
     """Paint the pixels that show one piece: all samples of a pixel share its coefficients."""
-    kind = np.where(samples.solid, look.kinds.take(samples.shape_map), _SCENERY)
+    kind = look.kinds.take(samples.shape_map) * samples.solid  # else 0, as scenery
     plain, patterned = np.flatnonzero(kind == _PLAIN), np.flatnonzero(kind == _PATTERNED)
     pixels = np.concatenate([plain, patterned])
     indices, x, y = samples.of(pixels)
     shapes = samples.shape_map.ravel().take(pixels).astype(np.intp)
-    gains = look.gains.take(indices)
+    gains = look.gains(indices)
     colours = piece_colours(look.table, shapes, len(plain), (x, y), gains)
     for plane, mean in zip(planes, means(colours.reshape(3, OVERSAMPLING**2, -1)), strict=False):
         plane[pixels] = mean
@@ -211,7 +223,7 @@ def _paint_mixed(planes: Planes, samples: Samples, look: _Look, grades: NDArray[
     )
     pieces = np.concatenate([plain, patterned])
     x, y = (np.broadcast_to(line, indices.shape).ravel().take(pieces) for line in (x, y))
-    gains = look.gains.take(indices.ravel().take(pieces))
+    gains = look.gains(indices.ravel().take(pieces))
     colours = piece_colours(look.table, shapes.take(pieces), len(plain), (x, y), gains)
     painted = np.zeros((4, len(shapes)), dtype=np.float32)
     for channel, colour in zip(painted, colours, strict=False):

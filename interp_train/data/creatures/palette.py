@@ -47,17 +47,16 @@ def oklch(lightness: float, chroma: float, hue: float) -> Colour:
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
     short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    linear = (
-        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
-        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
-        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
+    return (
+        _gamma(4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short),
+        _gamma(-1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short),
+        _gamma(-0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short),
     )
-    red, green, blue = (255 * _gamma(min(max(value, 0.0), 1.0)) for value in linear)
-    return red, green, blue
 
 
-def _gamma(value: float) -> float:
-    return 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
+def _gamma(linear: float) -> float:
+    value = min(max(linear, 0.0), 1.0)
+    return 255 * (12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055)
 
 
 COLOUR_GRID = tuple(
@@ -96,14 +95,18 @@ def colour_indices(colours: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def scaled(colour: Colour, factor: float) -> Colour:
     """The colour made darker (`factor` < 1) or lighter (> 1), within range."""
-    red, green, blue = (min(channel * factor, 255.0) for channel in colour)
-    return red, green, blue
+    red, green, blue = colour
+    return min(red * factor, 255.0), min(green * factor, 255.0), min(blue * factor, 255.0)
 
 
 def mixed(first: Colour, second: Colour, share: float) -> Colour:
     """The point `share` of the way from `first` to `second`."""
-    red, green, blue = (a + share * (b - a) for a, b in zip(first, second, strict=True))
-    return red, green, blue
+    (red, green, blue), (red_2, green_2, blue_2) = first, second
+    return (
+        red + share * (red_2 - red),
+        green + share * (green_2 - green),
+        blue + share * (blue_2 - blue),
+    )
 
 
 class Palette:

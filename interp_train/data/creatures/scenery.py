@@ -23,6 +23,9 @@ IDENTITY: Matrix = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
 
 _X = np.linspace(-0.02, 1.02, NUM_VERTICES - 2)
 
+_BARK = oklch(0.42, 0.05, 0.9)
+_DARK_BARK = scaled(_BARK, 0.7)
+
 _OCTAVES = (1.3, 2.9, 6.1)  # waves of a ridge over the width of the image
 
 
@@ -126,11 +129,10 @@ def _conifer(rng: random.Random, x: float, base: float, size: float, colour: Col
 def _broadleaf(
     rng: random.Random, x: float, base: float, size: float, colour: Colour
 ) -> list[Layer]:
-    bark = oklch(0.42, 0.05, 0.9)
     trunk = upright(x, base - 0.5 * size, 0.12 * size, 0.55 * size)
     crown = upright(x, base - 1.35 * size, 0.72 * size, 0.75 * size, rng.random() - 0.5)
     return [
-        _layer("trunk", trunk, bark, scaled(bark, 0.7), concept="tree"),
+        _layer("trunk", trunk, _BARK, _DARK_BARK, concept="tree"),
         _layer("crown", crown, scaled(colour, 1.2), scaled(colour, 0.75), concept="tree"),
     ]
 
