@@ -12,6 +12,7 @@ the graph once and keeps one value per Or node, not the copies that autograd wou
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, final
 
 import torch
@@ -68,8 +69,8 @@ class AndOrParsing(nn.Module):
             for _, members in itertools.groupby(sorted(level, key=self._kind), key=self._kind):
                 order += self._add_group(list(members), order)
         self.register_buffer("_rows", torch.tensor(order).argsort(), persistent=False)
-        corners = torch.tensor(self.terminal_rectangles).reshape(-1, 4)
-        self.register_buffer("_corners", corners, persistent=False)
+        shares = _cell_shares(self.terminal_rectangles, (graph.height, graph.width))
+        self.register_buffer("_cell_shares", shares, persistent=False)
         weights = _folding_weights(self)
         self.register_buffer("_folding_weights", weights, persistent=False)
 
@@ -91,11 +92,15 @@ class AndOrParsing(nn.Module):
                 f"`maps` must be (N, C, {size[0]}, {size[1]}), the grid of the graph, but got "
                 f"{tuple(maps.shape)}. Pool the boxes to that size."
             )
-        # Cells first; a 7x7 grid is small enough for one product with the parts' indicators.
+        # Cells first; a 7x7 grid is small enough for one product with the parts' cells.
         cells = maps.permute(2, 3, 0, 1).flatten(0, 1)
-        indicators = _indicators(self._corners, size).to(cells.dtype)  # type: ignore[arg-type]
-        means = indicators @ cells.flatten(1)
-        return means.view(len(indicators), *cells.shape[1:])
+        means = self.cell_shares().to(cells.dtype) @ cells.flatten(1)
+        return means.view(len(means), *cells.shape[1:])
+
+    def cell_shares(self) -> Tensor:
+        """Share of each cell in the mean of each terminal node, ``(T, height * width)``."""
+        shares: Tensor = self._cell_shares  # type: ignore[assignment]
+        return shares
 
     def forward(self, terminal_scores: Tensor, sharpness: float = math.inf) -> Tensor:
         """Value of the root.
@@ -119,6 +124,24 @@ class AndOrParsing(nn.Module):
         else:
             root = _Parse.apply(scores, self, float(sharpness))
         return root.view(terminal_scores.shape[1:])
+
+    def leaf_weights(self, terminal_scores: Tensor, sharpness: float = math.inf) -> Tensor:
+        """Share of each terminal node in the root: the root's derivative with respect to it.
+
+        Unfolded, the leaves of the best parse share the root by their areas, and all others have
+        none.
+
+        Args:
+            terminal_scores: ``(T, ...)``.
+            sharpness: see `forward`.
+
+        Returns:
+            ``(T, ...)``, without gradient; sums to 1 over the terminal nodes.
+        """
+        with torch.enable_grad():
+            scores = self._as_matrix(terminal_scores.detach()).requires_grad_()
+            (weights,) = torch.autograd.grad(self(scores, sharpness).sum(), scores)
+        return weights.view(terminal_scores.shape)
 
     @torch.no_grad()
     def choices(self, terminal_scores: Tensor) -> Tensor:
@@ -259,15 +282,11 @@ def _weights(options: Tensor, values: Tensor, sharpness: float) -> Tensor:
     return (options * sharpness).softmax(dim=1)
 
 
-def _indicators(rectangles: Tensor, size: tuple[int, int]) -> Tensor:
-    """Share of each cell in the mean of each rectangle, ``(T, height * width)``."""
-    left, top, width, height = rectangles[:, :, None].unbind(1)
-    rows = torch.arange(size[0], device=rectangles.device)
-    columns = torch.arange(size[1], device=rectangles.device)
-    inside_rows = (rows >= top) & (rows < top + height)
-    inside_columns = (columns >= left) & (columns < left + width)
-    inside = (inside_rows[:, :, None] & inside_columns[:, None]).flatten(1)
-    return inside.double() / (width * height)
+def _cell_shares(rectangles: Sequence[Rectangle], size: tuple[int, int]) -> Tensor:
+    shares = torch.zeros(len(rectangles), *size, dtype=torch.float64)
+    for share, (left, top, width, height) in zip(shares, rectangles, strict=True):
+        share[top : top + height, left : left + width] = 1 / (width * height)
+    return shares.flatten(1)
 
 
 def _folding_weights(parsing: AndOrParsing) -> Tensor:

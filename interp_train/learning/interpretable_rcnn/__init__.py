@@ -1,0 +1,1 @@
+"""Interpretable R-CNN: object detection whose boxes come with a parse tree."""

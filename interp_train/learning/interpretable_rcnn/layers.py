@@ -1,0 +1,181 @@
+"""The And-Or head of a detector, in the places of torchvision's ``box_head`` and ``box_predictor``.
+
+The features of a box are pooled to a grid of cells. Every part of the And-Or graph over the grid
+has its own linear score of the mean feature in its rectangle. Parsing selects the best
+configuration of parts, which the box's score includes, and the box's features are the means over
+its parts. Wu et al., "Towards Interpretable R-CNN by Unfolding Latent Structures" (arXiv
+1711.05226), built from its description. Ours: features are projected before they are pooled to
+parts; scores of parts differ by weights, since with equal ones all configurations of a box would
+score alike (the mean of means, weighted by areas, is the mean).
+"""
+
+import math
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from interp_train.and_or_graph import AndOrGraph, ParseTree
+from interp_train.and_or_parsing import AndOrParsing
+from interp_train.checks import check_choice, check_range
+from interp_train.learning.interpretable_rcnn.functional import leaf_pooling
+
+
+class BoxParse(NamedTuple):
+    """The parse of one box for one category.
+
+    Attributes:
+        tree: rectangles in cells of the grid.
+        score: value of the root.
+    """
+
+    tree: ParseTree
+    score: float
+
+
+@final
+class AndOrHead(nn.Module):
+    """Features and part-configuration scores of boxes; goes into ``box_head``.
+
+    Its output is read by `AndOrPredictor`, which must stand in ``box_predictor``.
+
+    Args:
+        in_channels: of the pooled features.
+        num_classes: categories, with the background as number 0.
+        graph: And-Or graph over the cells that features are pooled to.
+        class_aware: whether each category scores parts, and so has its own parse, or all share
+            one.
+        projection_size: channels that parts are scored from.
+        representation_size: units of the two linear layers.
+        pooling: ``"leaves"``: each cell has the mean over its leaf; ``"cells"``: cells keep their
+            features, and the parse acts through its score alone.
+
+    Attributes:
+        sharpness: of the Or nodes: 0 = folding, infinity = unfolding; see `AndOrParsing`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        graph: AndOrGraph,
+        *,
+        class_aware: bool = True,
+        projection_size: int = 64,
+        representation_size: int = 1024,
+        pooling: str = "leaves",
+    ) -> None:
+        super().__init__()
+        check_range("num_classes", num_classes, 2)
+        check_choice("pooling", pooling, ("leaves", "cells"))
+        self.parsing = AndOrParsing(graph)
+        self.num_foreground, self.class_aware, self.pooling = num_classes - 1, class_aware, pooling
+        self.representation_size = representation_size
+        num_scores = self.num_foreground if class_aware else 1
+        self.projection = nn.Conv2d(in_channels, projection_size, 1)
+        self.part_weights = nn.Parameter(
+            torch.randn(graph.num_terminal, projection_size, num_scores) / projection_size**0.5
+        )
+        self.part_biases = nn.Parameter(torch.zeros(graph.num_terminal, 1, num_scores))
+        self.fc6 = nn.Linear(in_channels * graph.height * graph.width, representation_size)
+        self.fc7 = nn.Linear(representation_size, representation_size)
+        self.sharpness = math.inf
+
+    @property
+    def graph(self) -> AndOrGraph:
+        """The And-Or graph over the grid of a box."""
+        return self.parsing.graph
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Representation of each box, with the score of its best parts behind it.
+
+        Args:
+            features: ``(N, in_channels, height, width)`` of the graph's grid; N may be 0.
+
+        Returns:
+            ``(N, representation_size + num_classes - 1)``.
+        """
+        scores = self.part_scores(features)
+        roots = self.parsing(scores, self.sharpness)
+        if self.pooling == "leaves":
+            features = self._pooled(features, scores, roots)
+        hidden = self.fc6(features.flatten(1)).relu()
+        hidden = self.fc7(hidden).relu()
+        roots = roots.expand(-1, self.num_foreground).to(hidden.dtype)
+        return torch.cat([hidden, roots], dim=1)
+
+    def part_scores(self, features: Tensor) -> Tensor:
+        """Score of each part in each box, ``(T, N, categories of the foreground, or 1)``."""
+        means = self.parsing.terminal_means(self.projection(features).relu())
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.baddbmm(self.part_biases, means.float(), self.part_weights)
+
+    @torch.no_grad()
+    def parses(self, features: Tensor, labels: Tensor) -> list[BoxParse]:
+        """Unfolded parse of each box for one category.
+
+        Args:
+            features: see `forward`.
+            labels: category of each box, 1 .. num_classes - 1, ``(N,)``.
+
+        Returns:
+            One per box.
+
+        Raises:
+            ValueError: if a label is the background or no category.
+        """
+        if len(labels):
+            check_range("labels.min()", int(labels.min()), 1)
+            check_range("labels.max()", int(labels.max()), high=self.num_foreground)
+        scores = self._of_categories(self.part_scores(features), labels - 1)
+        roots = self.parsing(scores).tolist()
+        choices = self.parsing.choices(scores).t().tolist()
+        return [
+            BoxParse(self.graph.parse_tree(choice), root)
+            for choice, root in zip(choices, roots, strict=True)
+        ]
+
+    def _pooled(self, features: Tensor, scores: Tensor, roots: Tensor) -> Tensor:
+        """Means over the parts that the best category of each box chooses."""
+        scores = self._of_categories(scores.detach(), roots.argmax(dim=1))
+        weights = self.parsing.leaf_weights(scores, self.sharpness)
+        shares = self.parsing.cell_shares().to(weights.dtype)
+        with torch.autocast(features.device.type, enabled=False):
+            return leaf_pooling(features.flatten(2), weights, shares).view_as(features)
+
+    def _of_categories(self, scores: Tensor, categories: Tensor) -> Tensor:
+        """Scores ``(T, N)`` of one category of the foreground per box."""
+        if not self.class_aware:
+            return scores[:, :, 0]
+        index = categories.view(1, -1, 1).expand(len(scores), -1, 1)
+        return scores.gather(2, index)[:, :, 0]
+
+
+@final
+class AndOrPredictor(nn.Module):
+    """Logits and box offsets from the output of an `AndOrHead`; goes into ``box_predictor``.
+
+    Args:
+        head: whose output it reads.
+
+    Attributes:
+        scale: weight of the part-configuration score in the logits, learned.
+    """
+
+    def __init__(self, head: AndOrHead) -> None:
+        super().__init__()
+        self.representation_size = head.representation_size
+        num_classes = head.num_foreground + 1
+        self.cls_score = nn.Linear(self.representation_size, num_classes)
+        self.bbox_pred = nn.Linear(self.representation_size, 4 * num_classes)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, representation: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(N, num_classes)``, background first, and offsets ``(N, 4 * num_classes)``."""
+        hidden, roots = representation.tensor_split([self.representation_size], dim=1)
+        logits = self.cls_score(hidden)
+        foreground = logits[:, 1:] + self.scale * roots
+        return torch.cat([logits[:, :1], foreground], dim=1), self.bbox_pred(hidden)
