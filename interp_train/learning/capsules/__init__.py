@@ -1,0 +1,1 @@
+"""Capsule networks: groups of units whose length says whether, and whose direction how."""

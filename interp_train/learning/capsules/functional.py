@@ -1,0 +1,272 @@
+"""Squashing, losses and routings of capsules, as functions of tensors.
+
+Symbols: N images, I input capsules of D atoms, J output capsules of O atoms. Weights are
+``(I, D, J, O)``, or ``(T, D, J, O)`` if the input capsules are T types at I / T positions each,
+type by type, and positions share weights. Softmax runs over output capsules, for each input
+capsule: an input capsule shares itself out.
+
+Predictions of one image of CapsNet (1152 input capsules, 10 output capsules of 16 atoms) take
+0.7 MiB, so routings form them at most once, and dynamic routing not at all.
+"""
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-8  # of squared lengths: the zero capsule has a gradient, and it is 0
+
+
+def squash(capsules: Tensor) -> Tensor:
+    """Lengths from [0, inf) to [0, 1), directions kept: |s|² / (1 + |s|²) * s / |s|.
+
+    Sabour, Frosst & Hinton, "Dynamic Routing Between Capsules", NIPS 2017, eq. 1; in at least
+    single precision.
+
+    Args:
+        capsules: ``(..., O)``.
+    """
+    capsules = at_least_single(capsules)
+    squared = capsules.square().sum(dim=-1, keepdim=True)
+    return capsules * ((squared + EPSILON).rsqrt() * squared / (1 + squared))
+
+
+def squash_exponentially(capsules: Tensor) -> Tensor:
+    """(1 - exp(-|s|)) * s / |s|, steeper for short capsules.
+
+    Mazzia, Salvetti & Chiaberge, "Efficient-CapsNet", Scientific Reports 2021.
+    """
+    capsules = at_least_single(capsules)
+    length = lengths(capsules)[..., None]
+    return capsules * (-torch.expm1(-length) / length)
+
+
+def lengths(capsules: Tensor) -> Tensor:
+    """Length of each capsule, ``(..., O)`` -> ``(...)``; has a gradient at zero."""
+    return (at_least_single(capsules).square().sum(dim=-1) + EPSILON).sqrt()
+
+
+def margin_loss(
+    found: Tensor, targets: Tensor, *, present: float = 0.9, absent: float = 0.1, down: float = 0.5
+) -> Tensor:
+    """Sum over categories, mean over images, of Sabour et al. 2017, eq. 4.
+
+    Args:
+        found: lengths of the category capsules, ``(N, J)``.
+        targets: 1 where a category is present, else 0, ``(N, J)``; several may be.
+        present: length that a present category should exceed.
+        absent: length that an absent one should stay below.
+        down: weight of absent categories.
+    """
+    loss = targets * (present - found).clamp(min=0).square()
+    loss = loss + down * (1 - targets) * (found - absent).clamp(min=0).square()
+    return loss.sum(dim=1).mean()
+
+
+def spread_loss(activations: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Sum over the other categories of max(0, margin - (a_label - a_other))², mean over images.
+
+    Hinton, Sabour & Frosst, "Matrix capsules with EM routing", ICLR 2018, eq. 3; `margin` grows
+    from 0.2 to 0.9 in the course of training.
+
+    Args:
+        activations: ``(N, J)``.
+        labels: ``(N,)``.
+        margin: see above.
+    """
+    own = activations.gather(1, labels[:, None])
+    loss = (margin - (own - activations)).clamp(min=0).square()
+    others = torch.ones_like(loss).scatter_(1, labels[:, None], 0)
+    return (loss * others).sum(dim=1).mean()
+
+
+def predictions(inputs: Tensor, weights: Tensor) -> Tensor:
+    """What each input capsule predicts for each output capsule, by one batched product.
+
+    Args:
+        inputs: ``(N, I, D)``.
+        weights: see above.
+
+    Returns:
+        ``(I, N, J, O)``.
+    """
+    types, atoms, *outputs = weights.shape
+    number, capsules = inputs.shape[:2]
+    by_type = inputs.view(number, types, capsules // types, atoms).permute(1, 2, 0, 3)
+    found = by_type.flatten(1, 2) @ weights.flatten(2)
+    return found.view(capsules, number, *outputs)
+
+
+def dynamic_routing(
+    inputs: Tensor,
+    weights: Tensor,
+    iterations: int = 3,
+    *,
+    bias: Tensor | None = None,
+    detach: bool = False,
+    leaky: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Routing by agreement, Sabour et al. 2017, procedure 1.
+
+    Args:
+        inputs: ``(N, I, D)``.
+        weights: see above.
+        iterations: at least 1.
+        bias: added before squashing, ``(J, O)``; the authors' programme has one.
+        detach: no gradients through all but the last iteration, which halves time and memory. The
+            outputs are the same.
+        leaky: let an input capsule belong to none of the output capsules, as the authors'
+            programme offers.
+
+    Returns:
+        Output capsules ``(N, J, O)`` and coupling coefficients of the last iteration
+        ``(N, I, J)``, which sum to 1 over J (with `leaky`, to at most 1).
+    """
+    if len(weights) != inputs.shape[1]:
+        route = _RouteBySharedWeights(inputs, weights)
+    else:
+        route = _RouteByInputs(inputs, weights)
+    number, capsules = inputs.shape[:2]
+    logits = None
+    share = 1 / (weights.shape[2] + leaky)
+    coupling = torch.full_like(at_least_single(inputs[:0].sum()), share)
+    for iteration in range(iterations):
+        last = iteration == iterations - 1
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (last or not detach)):
+            if logits is not None:
+                coupling = _shared_out(logits, leaky)
+            sums = route.weighted_sums(coupling)
+            outputs = squash(sums if bias is None else sums + bias)
+            if not last:
+                agreement = route.agreement(outputs)
+                logits = agreement if logits is None else logits + agreement
+    return outputs, coupling.expand(weights.shape[2], number, capsules).permute(1, 2, 0)
+
+
+class _RouteByInputs:
+    """Sums and agreements without predictions: coefficients times inputs are half their size."""
+
+    def __init__(self, inputs: Tensor, weights: Tensor) -> None:
+        self.inputs = inputs
+        self.flat = inputs.flatten(1)  # N, I * D
+        # J, I * D, O
+        self.weights = weights.permute(2, 0, 1, 3).flatten(1, 2)
+
+    def weighted_sums(self, coupling: Tensor) -> Tensor:
+        """``(N, J, O)`` from coefficients ``(J, N, I)`` or one for all."""
+        if coupling.dim() == 0:  # equal coefficients: one dense product
+            sums = torch.einsum("nk,jko->njo", self.flat, self.weights)
+            return sums * coupling.to(sums.dtype)
+        scaled = coupling[..., None].to(self.inputs.dtype) * self.inputs  # J, N, I, D
+        return torch.bmm(scaled.flatten(2), self.weights).transpose(0, 1)
+
+    def agreement(self, outputs: Tensor) -> Tensor:
+        """``(J, N, I)``: scalar product of prediction and output, per input capsule."""
+        outputs = outputs.to(self.weights.dtype).transpose(0, 1)
+        back = torch.bmm(outputs, self.weights.transpose(1, 2))  # J, N, I * D
+        return (back.unflatten(2, self.inputs.shape[1:]) * self.inputs).sum(dim=3)
+
+
+class _RouteBySharedWeights:
+    """Sums and agreements from predictions, of capsules whose positions share weights."""
+
+    def __init__(self, inputs: Tensor, weights: Tensor) -> None:
+        self.predictions = predictions(inputs, weights)
+
+    def weighted_sums(self, coupling: Tensor) -> Tensor:
+        """``(N, J, O)`` from coefficients ``(J, N, I)`` or one for all."""
+        if coupling.dim() == 0:
+            return self.predictions.sum(dim=0) * coupling.to(self.predictions.dtype)
+        coupling = coupling.to(self.predictions.dtype)
+        return torch.einsum("jni,injo->njo", coupling, self.predictions)
+
+    def agreement(self, outputs: Tensor) -> Tensor:
+        """``(J, N, I)``."""
+        return torch.einsum("injo,njo->jni", self.predictions, outputs.to(self.predictions.dtype))
+
+
+def _shared_out(logits: Tensor, leaky: bool) -> Tensor:
+    """Softmax over output capsules, ``(J, N, I)``; leaky: beside a zero for none of them."""
+    logits = at_least_single(logits)
+    if not leaky:
+        return logits.softmax(dim=0)
+    return torch.cat([logits, torch.zeros_like(logits[:1])]).softmax(dim=0)[:-1]
+
+
+def self_routing(
+    inputs: Tensor, activations: Tensor, weights: Tensor, routing: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each input capsule decides by itself where it belongs; no iterations.
+
+    Hahn, Pyeon & Kim, "Self-Routing Capsule Networks", NeurIPS 2019.
+
+    Args:
+        inputs: poses, ``(N, I, D)``.
+        activations: in [0, 1], ``(N, I)``.
+        weights: see above.
+        routing: weights ``(I, D, J)`` and biases ``(I, J)``, zero at the start.
+
+    Returns:
+        Poses ``(N, J, O)``, activations ``(N, J)`` and coefficients ``(N, I, J)``.
+    """
+    logits = torch.einsum("nid,idj->nij", inputs, routing[0]) + routing[1]
+    coupling = at_least_single(logits).softmax(dim=2)
+    shares = coupling * activations[..., None]
+    mass = shares.sum(dim=1)
+    found = mass / activations.sum(dim=1, keepdim=True).clamp(min=EPSILON)
+    scaled = predictions(inputs, weights)
+    sums = torch.einsum("nij,injo->njo", shares.to(scaled.dtype), scaled)
+    return sums / mass.clamp(min=EPSILON)[..., None], found, coupling
+
+
+def inverted_routing(
+    inputs: Tensor, weights: Tensor, norm: nn.Module, iterations: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Inverted dot-product attention: output capsules ask, layer norm takes the place of squash.
+
+    Tsai, Srivastava, Goh & Salakhutdinov, "Capsules with Inverted Dot-Product Attention Routing",
+    ICLR 2020.
+
+    Args:
+        inputs: ``(N, I, D)``.
+        weights: see above.
+        norm: layer normalisation over O.
+        iterations: after the first, in which coefficients are equal.
+
+    Returns:
+        Output capsules ``(N, J, O)`` and coefficients ``(N, I, J)``.
+    """
+    votes = predictions(inputs, weights)
+    outputs = norm(votes.mean(dim=0) * (votes.shape[0] / votes.shape[2]))
+    coupling = torch.full_like(at_least_single(votes[..., 0]), 1 / votes.shape[2])
+    for _ in range(iterations):
+        agreement = torch.einsum("injo,njo->inj", votes, outputs.to(votes.dtype))
+        coupling = at_least_single(agreement / votes.shape[3] ** 0.5).softmax(dim=2)
+        outputs = norm(torch.einsum("inj,injo->njo", coupling.to(votes.dtype), votes))
+    return outputs, coupling.transpose(0, 1)
+
+
+def attention_routing(inputs: Tensor, weights: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Input capsules that agree with the others count more; no iterations.
+
+    Mazzia, Salvetti & Chiaberge, "Efficient-CapsNet", Scientific Reports 2021. The sum of scalar
+    products with all predictions is one with their sum, so the cost is linear in I.
+
+    Args:
+        inputs: ``(N, I, D)``.
+        weights: see above.
+        bias: added to the coefficients, ``(I, J)``, zero at the start.
+
+    Returns:
+        Output capsules ``(N, J, O)`` and coefficients ``(N, I, J)``; without bias they sum to 1
+        over J.
+    """
+    votes = predictions(inputs, weights)
+    agreement = torch.einsum("injo,njo->inj", votes, votes.sum(dim=0))
+    coupling = at_least_single(agreement / votes.shape[3] ** 0.5).softmax(dim=2)
+    coupling = coupling + bias[:, None]
+    sums = torch.einsum("inj,injo->njo", coupling.to(votes.dtype), votes)
+    return squash_exponentially(sums), coupling.transpose(0, 1)
+
+
+def at_least_single(values: Tensor) -> Tensor:
+    """`values` in single precision, or as they are in double."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -1,0 +1,204 @@
+"""Squashing, losses and routings against loops in double precision."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from interp_train.learning.capsules import functional as caps
+
+NUM, INS, ATOMS, OUTS, SIZE = 2, 6, 3, 4, 5
+
+
+def tensors(*shapes):
+    torch.manual_seed(0)
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def predicted(inputs, weights):
+    """Predictions ``(N, I, J, O)``, one by one."""
+    positions = inputs.shape[1] // len(weights)
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    torch.stack([capsule @ weights[i // positions, :, j] for j in range(OUTS)])
+                    for i, capsule in enumerate(image)
+                ]
+            )
+            for image in inputs
+        ]
+    )
+
+
+def assert_equal_with_gradients(found, expected, leaves):
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+    weights = [torch.randn_like(value) for value in expected]
+    gradients = [
+        torch.autograd.grad(
+            sum((value * weight).sum() for value, weight in zip(values, weights, strict=True)),
+            leaves,
+        )
+        for values in (found, expected)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_squash_keeps_directions_and_bounds_lengths():
+    capsules = torch.tensor([[3.0, 4.0], [0.0, 0.1], [300.0, 400.0]], dtype=torch.float64)
+    squashed = caps.squash(capsules)
+    wanted = torch.tensor([25 / 26, 0.01 / 1.01, 250000 / 250001], dtype=torch.float64)
+    torch.testing.assert_close(squashed.norm(dim=1), wanted, rtol=1e-6, atol=0)
+    torch.testing.assert_close(squashed[0] / squashed[0].norm(), capsules[0] / 5)
+    steep = caps.squash_exponentially(capsules).norm(dim=1)
+    torch.testing.assert_close(steep, 1 - torch.exp(-capsules.norm(dim=1)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("function", [caps.squash, caps.squash_exponentially, caps.lengths])
+def test_zero_capsules_have_finite_gradients(function):
+    capsules = torch.zeros(2, 4, requires_grad=True)
+    found = function(capsules)
+    found.sum().backward()
+    assert found.abs().max() <= 1.1e-4
+    assert capsules.grad.isfinite().all()
+
+
+def test_half_precision_is_squashed_in_single():
+    capsules = (torch.randn(3, 8) * 100).bfloat16()
+    assert caps.squash(capsules).dtype == torch.float32
+    assert (caps.squash(capsules).norm(dim=1) <= 1).all()
+
+
+def test_margin_loss_by_hand():
+    found = torch.tensor([[0.95, 0.3, 0.05], [0.5, 0.0, 1.0]])
+    targets = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 1.0]])
+    first = 0.5 * (0.3 - 0.1) ** 2
+    second = (0.9 - 0.5) ** 2
+    assert caps.margin_loss(found, targets).item() == pytest.approx((first + second) / 2)
+
+
+def test_spread_loss_by_hand():
+    activations = torch.tensor([[0.8, 0.5, 0.1]])
+    loss = caps.spread_loss(activations, torch.tensor([0]), margin=0.4)
+    assert loss.item() == pytest.approx((0.4 - 0.3) ** 2, abs=1e-7)
+    assert caps.spread_loss(activations, torch.tensor([1]), 0.2).item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("types", [INS, 2, 1])
+def test_predictions(types):
+    inputs, weights = tensors((NUM, INS, ATOMS), (types, ATOMS, OUTS, SIZE))
+    found = caps.predictions(inputs, weights).transpose(0, 1)
+    assert_equal_with_gradients([found], [predicted(inputs, weights)], (inputs, weights))
+
+
+def slow_routing(inputs, weights, iterations, bias, leaky):
+    votes = predicted(inputs, weights)
+    logits = torch.zeros(NUM, INS, OUTS + leaky, dtype=torch.float64)
+    for _ in range(iterations):
+        coupling = logits.softmax(dim=2)[:, :, :OUTS]
+        sums = (coupling[..., None] * votes).sum(dim=1)
+        sums = sums if bias is None else sums + bias
+        squared = sums.square().sum(-1, keepdim=True)
+        outputs = squared / (1 + squared) * sums / squared.sqrt()
+        agreement = (votes * outputs[:, None]).sum(-1)
+        logits = logits + nn.functional.pad(agreement, (0, int(leaky)))
+    return outputs, coupling
+
+
+@pytest.mark.parametrize("types", [INS, 2])
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+@pytest.mark.parametrize("leaky", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_dynamic_routing_equals_a_loop(types, iterations, leaky, biased):
+    inputs, weights, bias = tensors((NUM, INS, ATOMS), (types, ATOMS, OUTS, SIZE), (OUTS, SIZE))
+    leaves = (inputs, weights, *([bias] if biased else []))
+    found = caps.dynamic_routing(
+        inputs, weights, iterations, bias=bias if biased else None, leaky=leaky
+    )
+    found = (found[0], found[1] + 0 * inputs.sum())  # one iteration: constant coefficients
+    expected = slow_routing(inputs, weights, iterations, bias if biased else None, leaky)
+    expected = (expected[0], expected[1] + 0 * inputs.sum())
+    assert_equal_with_gradients(found, expected, leaves)
+    sums = found[1].sum(dim=2)
+    assert (sums <= 1 + 1e-6).all()
+    if not leaky:
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-6)
+
+
+def test_detached_routing_has_the_same_outputs_and_gradients_of_the_last_iteration():
+    inputs, weights = tensors((NUM, INS, ATOMS), (INS, ATOMS, OUTS, SIZE))
+    full, coupling = caps.dynamic_routing(inputs, weights, 3)
+    short, same = caps.dynamic_routing(inputs, weights, 3, detach=True)
+    torch.testing.assert_close(short, full)
+    torch.testing.assert_close(same, coupling)
+    expected = caps.squash(
+        torch.einsum("nij,nijo->njo", coupling.detach(), predicted(inputs, weights))
+    )
+    for ours, theirs in zip(
+        torch.autograd.grad(short.sin().sum(), (inputs, weights)),
+        torch.autograd.grad(expected.sin().sum(), (inputs, weights)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
+
+
+def test_self_routing_equals_a_loop():
+    inputs, weights, decide, offset, raw = tensors(
+        (NUM, INS, ATOMS), (INS, ATOMS, OUTS, SIZE), (INS, ATOMS, OUTS), (INS, OUTS), (NUM, INS)
+    )
+    found = caps.self_routing(inputs, raw.sigmoid(), weights, (decide, offset))
+    activations, votes = raw.sigmoid(), predicted(inputs, weights)
+    poses, mass, coupling = [], [], []
+    for n in range(NUM):
+        shares = torch.stack(
+            [(inputs[n, i] @ decide[i] + offset[i]).softmax(0) for i in range(INS)]
+        )
+        weighted = shares * activations[n, :, None]
+        coupling.append(shares)
+        mass.append(weighted.sum(0) / activations[n].sum())
+        poses.append((weighted[..., None] * votes[n]).sum(0) / weighted.sum(0)[:, None])
+    expected = tuple(map(torch.stack, (poses, mass, coupling)))
+    assert_equal_with_gradients(found, expected, (inputs, weights, decide, offset, raw))
+    torch.testing.assert_close(found[1].sum(1), torch.ones(NUM, dtype=torch.float64))
+
+
+def test_inverted_routing_equals_a_loop():
+    inputs, weights = tensors((NUM, INS, ATOMS), (INS, ATOMS, OUTS, SIZE))
+    norm = nn.LayerNorm(SIZE).double()
+    found = caps.inverted_routing(inputs, weights, norm, iterations=2)
+    votes = predicted(inputs, weights)
+    coupling = torch.full((NUM, INS, OUTS), 1 / OUTS, dtype=torch.float64)
+    outputs = norm((coupling[..., None] * votes).sum(1))
+    for _ in range(2):
+        coupling = ((votes * outputs[:, None]).sum(-1) / math.sqrt(SIZE)).softmax(2)
+        outputs = norm((coupling[..., None] * votes).sum(1))
+    assert_equal_with_gradients(found, (outputs, coupling), (inputs, weights))
+
+
+def test_attention_routing_equals_a_loop_over_pairs():
+    inputs, weights, bias = tensors((NUM, INS, ATOMS), (INS, ATOMS, OUTS, SIZE), (INS, OUTS))
+    found = caps.attention_routing(inputs, weights, bias)
+    votes = predicted(inputs, weights)
+    agreement = torch.zeros(NUM, INS, OUTS, dtype=torch.float64)
+    for i in range(INS):
+        for k in range(INS):
+            agreement[:, i] = agreement[:, i] + (votes[:, i] * votes[:, k]).sum(-1)
+    coupling = (agreement / math.sqrt(SIZE)).softmax(2) + bias
+    sums = (coupling[..., None] * votes).sum(1)
+    length = sums.norm(dim=-1, keepdim=True)
+    expected = ((1 - torch.exp(-length)) * sums / length, coupling)
+    assert_equal_with_gradients(found, expected, (inputs, weights, bias))
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_bfloat16_is_close_to_single_precision(detach):
+    torch.manual_seed(1)
+    inputs, weights = torch.randn(4, 32, 8) * 0.3, torch.randn(32, 8, 10, 16) * 0.1
+    exact, _ = caps.dynamic_routing(inputs, weights, 3, detach=detach)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough, coupling = caps.dynamic_routing(inputs, weights, 3, detach=detach)
+    assert rough.dtype == coupling.dtype == torch.float32
+    assert (rough - exact).norm() < 0.03 * exact.norm()
