@@ -120,10 +120,8 @@ def dynamic_routing(
         Output capsules ``(N, J, O)`` and coupling coefficients of the last iteration
         ``(N, I, J)``, which sum to 1 over J (with `leaky`, to at most 1).
     """
-    if len(weights) != inputs.shape[1]:
-        route = _RouteBySharedWeights(inputs, weights)
-    else:
-        route = _RouteByInputs(inputs, weights)
+    shared = len(weights) != inputs.shape[1]
+    route = (_RouteBySharedWeights if shared else _RouteByInputs)(inputs, weights)
     number, capsules = inputs.shape[:2]
     logits = None
     share = 1 / (weights.shape[2] + leaky)
@@ -162,7 +160,7 @@ class _RouteByInputs:
         """``(J, N, I)``: scalar product of prediction and output, per input capsule."""
         outputs = outputs.to(self.weights.dtype).transpose(0, 1)
         back = torch.bmm(outputs, self.weights.transpose(1, 2))  # J, N, I * D
-        return (back.unflatten(2, self.inputs.shape[1:]) * self.inputs).sum(dim=3)
+        return (back.view(-1, *self.inputs.shape) * self.inputs).sum(dim=3)
 
 
 class _RouteBySharedWeights:
