@@ -89,5 +89,5 @@ def test_bad_arguments():
         CategoryCapsules(4, 2, 3, iterations=0)
     with pytest.raises(ValueError, match="`num_types` must divide"):
         CategoryCapsules(4, 2, 3, num_types=3)
-    with pytest.raises(ValueError, match=r"needs 23\.2 GiB .* `num_types`"):
+    with pytest.raises(ValueError, match=r"needs 23\.2 GiB .* share weights"):
         CategoryCapsules(1568 * 2, 8, 1000, 62)
