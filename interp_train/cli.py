@@ -36,6 +36,9 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("interp_train.experiment:train_command", "train one network, measure it"),
     "evaluate": Verb("interp_train.evaluate:evaluate_command", "measure a trained network", "path"),
+    "dissect": Verb(
+        "interp_train.dissection_folder:dissect_command", "label a network's units", "path"
+    ),
     "study": Verb("interp_train.study:study_command", "train rows x data x seeds, compare them"),
     "report": Verb("interp_train.commands:report_command", "write report.html of a folder", "path"),
     "benchmark": Verb(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from interp_train.activations import ActivationTap
+from interp_train.backbones.backbone import Backbone
 from interp_train.callbacks.layer_records import save_entries, save_missing
 from interp_train.callbacks.pinned_images import ToBatch
 from interp_train.callbacks.random_network import (
@@ -313,19 +314,20 @@ def resolved_layer(module: nn.Module, layer: str) -> str:
 
 
 def found_geometries(
-    module: LightningModule, layers: list[str], images: Tensor
+    module: nn.Module, layers: list[str], images: Tensor
 ) -> dict[str, LayerGeometry]:
     """Receptive fields, as far as they can be found: asked from a backbone, else followed.
 
     A layer that is left out is measured as if its cells tiled the image.
     """
-    if isinstance(module, LearnedSystem):
-        return {name: module.network.geometry(name) for name in layers}
+    network = measured_network(module)
+    if isinstance(network, Backbone):
+        return {name: network.geometry(name) for name in layers}
     if not layers:
         return {}
     channels, height, width = images.shape[1:]
     try:
-        traces = trace_layers(measured_network(module), (channels, height, width))
+        traces = trace_layers(network, (channels, height, width))
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
         rank_zero_info(
             f"The receptive fields of {', '.join(layers)} could not be followed "

@@ -160,6 +160,11 @@ class DissectionMetric(Metric):
         super().reset()
         self._frame = self._passes = None
 
+    @property
+    def frame(self) -> MapFrame | None:
+        """How the maps lie in the images; None before the first."""
+        return self._frame[0] if self._frame is not None else None
+
     def update(self, activations: Tensor, batch: ConceptBatch) -> None:
         """Show one batch.
 

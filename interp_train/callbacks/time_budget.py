@@ -1,0 +1,93 @@
+"""How much of a validation interpretability may take: heavy parts run while there is time left."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import final
+
+import torch
+
+from interp_train.checks import check_range
+from interp_train.collectives import max_over_processes
+
+
+@final
+class TimeBudget:
+    """Wall time per validation, and what the heavy parts needed so far.
+
+    A part runs if the time that is left covers what the part took the last time; the first time
+    it runs if any time is left. All processes decide alike.
+
+    Args:
+        seconds: per validation; None is no limit.
+        share: of the time that the validation takes beside it; None is no limit.
+
+    Attributes:
+        costs: part -> seconds that it took the last time.
+    """
+
+    def __init__(self, seconds: float | None = None, share: float | None = None) -> None:
+        for name, value in (("budget_seconds", seconds), ("budget_share", share)):
+            if value is not None:
+                check_range(name, value, 0.0)
+        self.seconds, self.share = seconds, share
+        self.costs: dict[str, float] = {}
+        self._began = time.perf_counter()
+        self._spent = 0.0
+        self._running = False
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self.seconds is not None or self.share is not None
+
+    def start(self) -> None:
+        """Begin a validation."""
+        self._began, self._spent = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def spend(self) -> Iterator[None]:
+        """Charge the time inside the block; nested blocks are charged once."""
+        if self._running:
+            yield
+            return
+        self._running, began = True, time.perf_counter()
+        try:
+            yield
+        finally:
+            self._running = False
+            self._spent += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def part(self, name: str, *, more: bool = False) -> Iterator[None]:
+        """Charge a heavy part and remember what it took.
+
+        Args:
+            name: of the part.
+            more: whether this adds to what it took before.
+        """
+        began = time.perf_counter()
+        with self.spend():
+            yield
+        known = self.costs.get(name, 0.0) if more else 0.0
+        self.costs[name] = known + time.perf_counter() - began
+
+    def left(self) -> float:
+        """Seconds left in this validation, outside of `spend`; infinite without a limit."""
+        beside = time.perf_counter() - self._began - self._spent
+        limits = [self.seconds, None if self.share is None else self.share * beside]
+        given = [limit for limit in limits if limit is not None]
+        return min(given) - self._spent if given else float("inf")
+
+    def allows(self, part: str, device: torch.device | None = None) -> bool:
+        """Whether all processes have the time for a part; a collective if there is a limit.
+
+        Args:
+            part: name of the part.
+            device: of the collective; None is the CPU.
+        """
+        if not self.limited:
+            return True
+        left = self.left()
+        short = left <= 0 or left < self.costs.get(part, 0.0)
+        return not bool(max_over_processes(torch.tensor(int(short), device=device)))
