@@ -5,6 +5,7 @@ A network's own numbers are filled, baselines are hollow or broken, as everywher
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
@@ -123,7 +124,7 @@ def _draw_concepts(axes: Axes, bars: LayerBars) -> None:
     places = range(len(kept))
     colours = [OKABE_ITO[category % len(OKABE_ITO)] for _, category, _ in kept]
     axes.bar(list(places), [count for *_, count in kept], width=0.72, color=colours, linewidth=0)
-    names = [name.replace("_", " ") for name, *_ in kept]
+    names = [shorten(name.replace("_", " "), 20, placeholder=" …") for name, *_ in kept]
     size = 7.5 if len(kept) <= 16 else 6.2
     axes.set_xticks(
         list(places), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size
@@ -195,9 +196,7 @@ def _draw_curves(axes: Axes, quantities: Mapping[str, Curve], name: str) -> None
             x, y, color=colour, lw=1.3, ls=_LINES[baseline], marker=mark, ms=3.6, mfc="white",
             mew=0.9, label=label,
         )  # fmt: skip
-    axes.set_ylim(bottom=0)
-    if axes.get_ylim()[1] < 1e-6:
-        axes.set_ylim(0, 1)
+    axes.set_ylim(0, None if axes.dataLim.y1 > 0 else 1)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=name != "mean_best_iou"))
     if len(own) < 2:  # one validation only

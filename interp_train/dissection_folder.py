@@ -15,9 +15,9 @@ from typing import Any
 from torch import nn
 
 from interp_train.atomic_files import write_json, write_text
-from interp_train.callbacks.dissection import ProbeSet
 from interp_train.callbacks.layer_records import write_entries
 from interp_train.callbacks.pinned_images import write_record
+from interp_train.callbacks.probe_set import ProbeSet
 from interp_train.commands import print_rows
 from interp_train.evaluate import chosen_checkpoint
 from interp_train.evaluation.layer_dissection import LayerDissection, UnitRow, as_entries
@@ -37,7 +37,8 @@ def dissect_command(config: Mapping[str, Any]) -> int:
     """The verb `dissect`."""
     source = checked_source(config)
     plain = {**DEFAULTS, **config, "resume": None, "path": str(source or "")}
-    with recorded_run({**plain, "data": config["probe_set"]}) as record:
+    data = (config["probe_set"] or {}).get("data") or config["probe_set"]
+    with recorded_run({**plain, "data": data}) as record:
         network, system = _network(config, source)
         probe_set = _probe_set(config, network, system)
         options = {key: value for key, value in config.items() if key not in _OF_THE_VERB}

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from interp_train.callbacks.dissection import ProbeSet
 from interp_train.callbacks.dissection_panels import (
     Show,
     ShownImages,
@@ -23,6 +22,7 @@ from interp_train.callbacks.dissection_panels import (
     unit_panel,
 )
 from interp_train.callbacks.layer_metrics import found_geometries
+from interp_train.callbacks.probe_set import ProbeSet
 from interp_train.callbacks.random_network import activations_of, channels_last, reinitialised
 from interp_train.checks import check_range
 from interp_train.evaluation.detectors import HEADLINES

@@ -18,12 +18,17 @@ class TimeBudget:
     A part runs if the time that is left covers what the part took the last time; the first time
     it runs if any time is left. All processes decide alike.
 
+    A share is of the time of this validation or of the one before, whichever is longer; in the
+    first there is no limit before its images were seen (`close`).
+
     Args:
         seconds: per validation; None is no limit.
         share: of the time that the validation takes beside it; None is no limit.
 
     Attributes:
         costs: part -> seconds that it took the last time.
+        validation: seconds that the latest validation took beside it; None before the first.
+        skipped: part -> why it was left out of this validation.
     """
 
     def __init__(self, seconds: float | None = None, share: float | None = None) -> None:
@@ -32,6 +37,8 @@ class TimeBudget:
                 check_range(name, value, 0.0)
         self.seconds, self.share = seconds, share
         self.costs: dict[str, float] = {}
+        self.validation: float | None = None
+        self.skipped: dict[str, str] = {}
         self._began = time.perf_counter()
         self._spent = 0.0
         self._running = False
@@ -43,7 +50,11 @@ class TimeBudget:
 
     def start(self) -> None:
         """Begin a validation."""
-        self._began, self._spent = time.perf_counter(), 0.0
+        self._began, self._spent, self.skipped = time.perf_counter(), 0.0, {}
+
+    def close(self) -> None:
+        """All images of the validation were seen: what it takes beside the parts is known."""
+        self.validation = self._beside()
 
     @contextlib.contextmanager
     def spend(self) -> Iterator[None]:
@@ -74,20 +85,42 @@ class TimeBudget:
 
     def left(self) -> float:
         """Seconds left in this validation, outside of `spend`; infinite without a limit."""
-        beside = time.perf_counter() - self._began - self._spent
-        limits = [self.seconds, None if self.share is None else self.share * beside]
-        given = [limit for limit in limits if limit is not None]
-        return min(given) - self._spent if given else float("inf")
+        limits = [float("inf")]
+        if self.seconds is not None:
+            limits.append(self.seconds)
+        if self.share is not None and self.validation is not None:
+            limits.append(self.share * max(self.validation, self._beside()))
+        return min(limits) - self._spent
 
-    def allows(self, part: str, device: torch.device | None = None) -> bool:
-        """Whether all processes have the time for a part; a collective if there is a limit.
+    def _beside(self) -> float:
+        return time.perf_counter() - self._began - self._spent
+
+    def allows(self, part: str, device: torch.device) -> bool:
+        """Whether all processes have the time for a part; if not, the reason is in `skipped`.
+
+        A collective if there is a limit.
 
         Args:
             part: name of the part.
-            device: of the collective; None is the CPU.
+            device: of the collective.
         """
-        if not self.limited:
-            return True
-        left = self.left()
-        short = left <= 0 or left < self.costs.get(part, 0.0)
-        return not bool(max_over_processes(torch.tensor(int(short), device=device)))
+        left, needed = self.left(), self.costs.get(part, 0.0)
+        took = f"took {needed:.2g} s before" if needed else "was not measured before"
+        return not self.refused(part, left <= 0 or left < needed, device, f"it {took}, and "
+                                f"{max(left, 0.0):.2g} s of the time budget are left")  # fmt: skip
+
+    def refused(self, part: str, short: bool, device: torch.device, why: str) -> bool:
+        """Whether any process is short of time for a part; a collective if there is a limit.
+
+        Args:
+            part: name of the part.
+            short: whether this process is.
+            device: of the collective.
+            why: is said of the part.
+        """
+        if not self.limited or not bool(
+            max_over_processes(torch.tensor(int(short), device=device))
+        ):
+            return False
+        self.skipped[part] = f"{why}. Raise `budget_seconds` or `budget_share`"
+        return True

@@ -220,6 +220,15 @@ class DissectionMetric(Metric):
             seed=self.seed,
         )
 
+    def leave_out_baselines(self) -> None:
+        """Count neither the rotated basis nor exchanged masks, if the first pass is not ended.
+
+        Every process must do so, or none.
+        """
+        self.rotated_basis = self.shuffled_masks = False
+        if self._passes is not None and not self._passes.settled:
+            self._passes.leave_out_baselines()
+
     def start_second_pass(self) -> bool:
         """End the first pass; a collective.
 
