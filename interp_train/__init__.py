@@ -3,14 +3,19 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "dissect", "load"]
 
 if TYPE_CHECKING:
+    from interp_train.network_dissection import dissect
     from interp_train.systems import load_system as load
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load` on first use, so that `import interp_train` does not import torch."""
+    """Import on first use, so that `import interp_train` does not import torch."""
+    if name == "dissect":
+        from interp_train.network_dissection import dissect
+
+        return dissect
     if name == "load":
         from interp_train.systems import load_system
 

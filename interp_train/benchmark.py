@@ -1,18 +1,17 @@
 """What an objective costs: time and memory of a training step, with it and without.
 
-`BENCHMARKS` holds one entry per objective in ``conf/filter_objective``; its presets are measured
-beside one another. Steps with and without the objective alternate, so that other load on the
-machine meets both alike.
+`BENCHMARKS` holds one entry per objective in ``conf/filter_objective``, whose presets are measured
+beside one another, and ``callbacks/dissection`` (`interp_train.dissection_benchmark`). Steps with
+and without the objective alternate, so that other load on the machine meets both alike.
 """
 
 import functools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +21,15 @@ import yaml
 from interp_train.atomic_files import write_json
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.backbones.torchvision_backbone import torchvision_backbone
+from interp_train.benchmark_timing import interleaved, resident_peak, time_ratios
 from interp_train.checks import check_name, check_range
 from interp_train.config_places import config_dir
+from interp_train.dissection_benchmark import benchmark_dissection
 from interp_train.learning.classifier import Classifier
 from interp_train.structures import DataInfo, ImageBatch
 from interp_train.targets import build
 
 ORDINARY = "none"  # the option of the ordinary twin
-_WARM_UP = 2  # steps before the first that counts
 _MEMORY_STEPS = 3
 
 
@@ -171,52 +171,6 @@ def _compare(setting: Setting, objectives: Sequence[str], repetitions: int) -> l
     ]
 
 
-def time_ratios(
-    measured: Sequence[tuple[float, float]], ordinary: Sequence[tuple[float, float]]
-) -> dict[str, float]:
-    """How much longer steps take than the ordinary steps of the same rounds.
-
-    Args:
-        measured: seconds of wall and of processor time, per round.
-        ordinary: the same, of the step without objective.
-    """
-    walls, cpus = zip(*measured, strict=True)
-    other_walls, other_cpus = zip(*ordinary, strict=True)
-    ratios = [mine / other for mine, other in zip(walls, other_walls, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return {
-        "seconds": statistics.median(walls),
-        "seconds_without": statistics.median(other_walls),
-        "time_ratio": middle,
-        "time_ratio_low": low,
-        "time_ratio_high": high,
-        "processor_ratio": statistics.median(
-            mine / other for mine, other in zip(cpus, other_cpus, strict=True)
-        ),
-    }
-
-
-def interleaved(
-    steps: Mapping[str, Callable[[], tuple[float, float]]], repetitions: int
-) -> dict[str, list[tuple[float, float]]]:
-    """Times of each step, one of each per round; the order turns from round to round.
-
-    Args:
-        steps: name -> function that makes a step and returns its times.
-        repetitions: rounds that count, after the warm-up.
-    """
-    names = list(steps)
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for step in steps.values():
-        for _ in range(_WARM_UP):
-            step()
-    for turn in range(repetitions):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            seconds[name].append(steps[name]())
-    return seconds
-
-
 def peak_memory(setting: Setting, objective: str) -> int:
     """Bytes at the peak of a few steps, in a process of its own.
 
@@ -243,26 +197,14 @@ def print_peak(task: str) -> None:
     """Body of the process of `peak_memory`."""
     described = json.loads(task)
     setting = Setting(*described["setting"])
-    before = _resident_peak()
+    before = resident_peak()
     step = TrainingStep(setting, described["objective"])
     for _ in range(_MEMORY_STEPS):
         step()
     if torch.device(setting.device).type == "cuda":
         print(torch.cuda.max_memory_allocated(setting.device))
     else:
-        print(_resident_peak() - before)
-
-
-def _resident_peak() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # unlike getrusage, this does not remember the parent's size
-        lines = status.read_text(encoding="utf-8").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+        print(resident_peak() - before)
 
 
 def _classifier(setting: Setting, objective: str) -> Classifier:
@@ -327,4 +269,7 @@ def objective_benchmarks(folder: Path) -> dict[str, Callable[..., dict[str, Any]
     return found
 
 
-BENCHMARKS = objective_benchmarks(config_dir() / "filter_objective")
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
+    **objective_benchmarks(config_dir() / "filter_objective"),
+    "callbacks/dissection": benchmark_dissection,
+}

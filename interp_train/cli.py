@@ -36,6 +36,9 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("interp_train.experiment:train_command", "train one network, measure it"),
     "evaluate": Verb("interp_train.evaluate:evaluate_command", "measure a trained network", "path"),
+    "dissect": Verb(
+        "interp_train.dissection_folder:dissect_command", "label a network's units", "path"
+    ),
     "study": Verb("interp_train.study:study_command", "train rows x data x seeds, compare them"),
     "report": Verb("interp_train.commands:report_command", "write report.html of a folder", "path"),
     "benchmark": Verb(
@@ -93,6 +96,8 @@ def run_verb(name: str, argv: list[str]) -> int:
     argv = with_positional(verb, argv)
     if name == "evaluate":
         argv = with_open_data(argv)
+    if name == "dissect":
+        argv = with_own_probe_set(argv)
     if name == "study":
         argv = with_run_overrides(argv)
     function = _resumed(argv) if name == "train" else None
@@ -160,6 +165,11 @@ def with_open_data(argv: Sequence[str]) -> list[str]:
     if any(entry.startswith("data=") for entry in argv):
         return list(argv)
     return [f"+{entry}" if entry.startswith("data.") else entry for entry in argv]
+
+
+def with_own_probe_set(argv: Sequence[str]) -> list[str]:
+    """Let ``probe_set=name`` fill the key of that name, not that of a callback as in a run."""
+    return [f"probe_set@{entry}" if entry.startswith("probe_set=") else entry for entry in argv]
 
 
 def with_run_overrides(argv: Sequence[str]) -> list[str]:

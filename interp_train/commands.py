@@ -1,5 +1,6 @@
 """The short verbs: report, benchmark and layers."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,12 @@ def benchmark_command(config: Mapping[str, Any]) -> int:
     from interp_train.benchmark import BENCHMARKS
 
     check_name("target", config["target"], BENCHMARKS, "a part with a benchmark")
-    result = BENCHMARKS[config["target"]](**config["settings"])
-    print_rows([{name: _cell(value) for name, value in row.items()} for row in result["rows"]])
+    benchmark = BENCHMARKS[config["target"]]
+    taken = inspect.signature(benchmark).parameters
+    result = benchmark(**{key: v for key, v in config["settings"].items() if key in taken})
+    for rows in (result["rows"], result.get("memory")):
+        if rows:
+            print_rows([{name: _cell(value) for name, value in row.items()} for row in rows])
     if config["settings"].get("output"):
         print(f"written: {config['settings']['output']}")
     return 0

@@ -2,41 +2,48 @@
 
 Concepts come with the validation images, so that dissection reads the one forward pass that
 everything reads, or from a probe set of its own, which costs a forward pass over that set.
+
+With a time budget, what is heavy is left out of a validation that has no time for it, and the log
+says so: the pictures, the baselines, and the random network, which is then measured in the first
+validation that has the time.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, final
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader
 
+from interp_train.callbacks.dissection_pictures import DissectionPictures, ImageSource
+from interp_train.callbacks.figure_writer import figure_writer_of
 from interp_train.callbacks.layer_metrics import LayerMetricCallback
 from interp_train.callbacks.pinned_images import ToBatch
+from interp_train.callbacks.probe_set import ConceptNames, ProbeSet, check_probe_set
 from interp_train.callbacks.random_network import activations_of, measured_network
+from interp_train.callbacks.time_budget import TimeBudget
 from interp_train.collectives import num_processes
 from interp_train.evaluation.concept_overlap import concept_scheme
 from interp_train.evaluation.detectors import HEADLINES
 from interp_train.evaluation.dissection import DissectionMetric
+from interp_train.evaluation.layer_dissection import (
+    BASELINES,
+    LayerDissection,
+    as_entries,
+    counts_of,
+    layer_dissection,
+)
+from interp_train.stopwatch import stopwatch_of
 from interp_train.structures import ConceptBatch, DataInfo, LayerGeometry
 
-ConceptNames = Mapping[str, Sequence[str]]
-
-
-@runtime_checkable
-class ProbeSet(Protocol):
-    """Images with concept maps, normalised as the network expects.
-
-    Attributes:
-        concept_names: category -> names; label v > 0 of its map stands for name v - 1.
-    """
-
-    concept_names: ConceptNames
-
-    def concept_dataloader(self) -> DataLoader[ConceptBatch]:
-        """Every image once over all processes, in the same order each time."""
+# Heavy parts, as the log calls them.
+RANDOM, NULLS, PICTURES = "the random network", "rotated basis and shuffled masks", "pictures"
+_WITH_BASELINES = {
+    f"{name}{end}" for name in HEADLINES for end in ("", *(f"_{b}" for b in BASELINES))
+}
 
 
 @final
@@ -64,10 +71,20 @@ class Dissection(LayerMetricCallback):
         half_precision: see there.
         cache_bytes: see there; per layer and network.
         seed: see there.
-        concept_names: see there.
+        pictures: draws ``dissection/<layer>/detectors``, ``curves`` and ``units``.
+        num_units: units in the last of them; 0 leaves it out. Loaders must not shuffle.
+        num_images: top images of each.
+        picture_size: side of a picture, in pixels.
+        budget_seconds: see `TimeBudget`.
+        budget_share: see there.
+        concept_names: see `DissectionMetric`.
         probe_set: images with concepts; None takes the validation images.
         geometry: see `LayerMetricCallback`.
         to_batch: see there; may also give a `ConceptBatch`.
+
+    Attributes:
+        budget: tells what was left out of the latest validation, and why.
+        history: layer -> quantity -> epoch -> value, of the quantities that have baselines.
     """
 
     name = "dissection"
@@ -79,7 +96,7 @@ class Dissection(LayerMetricCallback):
         layers: Sequence[str] = ("last",),
         *,
         every_n_epochs: int = 1,
-        save_records: bool = False,
+        save_records: bool = True,
         random_network: bool = True,
         quantiles: Sequence[float] = (0.005,),
         threshold_on: str = "feature",
@@ -91,6 +108,12 @@ class Dissection(LayerMetricCallback):
         half_precision: bool = True,
         cache_bytes: int = 1_073_741_824,
         seed: int = 0,
+        pictures: bool = True,
+        num_units: int = 8,
+        num_images: int = 6,
+        picture_size: int = 112,
+        budget_seconds: float | None = None,
+        budget_share: float | None = None,
         concept_names: ConceptNames | None = None,
         probe_set: ProbeSet | None = None,
         geometry: Mapping[str, LayerGeometry] | None = None,
@@ -106,12 +129,46 @@ class Dissection(LayerMetricCallback):
             "shuffled_masks": shuffled_masks, "half_precision": half_precision,
             "cache_bytes": cache_bytes, "seed": seed,
         }  # fmt: skip
-        _check_probe_set(probe_set)
+        check_probe_set(probe_set)
         DissectionMetric(**self.options)  # wrong values fail here, not at the first validation
+        self.pictures = DissectionPictures(num_units, num_images, picture_size)
+        self.draws, self.budget = pictures, TimeBudget(budget_seconds, budget_share)
+        self.history: dict[str, dict[str, dict[int, float]]] = {}
         self.concept_names, self.probe_set = concept_names, probe_set
         self._data: Any = None
         self._num_images: int | None = None
         self._num_batches = 0
+        self._twin_counts: dict[str, dict[str, float]] = {}
+        self._twin_late = False
+        self._twin_batches = self._total = 0
+
+    @property
+    def state_key(self) -> str:
+        """Two dissections by different rules keep states of their own."""
+        return self._generate_state_key(layers=self.layers, **self.options)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values that a resumed run goes on with."""
+        numbers = {
+            layer: {name: float(number) for name, number in found.items()}
+            for layer, found in self._twin_numbers.items()
+        }
+        return {
+            "twin_measured": self._twin_measured, "twin_numbers": numbers,
+            "twin_counts": self._twin_counts, "history": self.history,
+            "costs": dict(self.budget.costs), "validation": self.budget.validation,
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint ended."""
+        self._twin_measured = state_dict["twin_measured"]
+        self._twin_numbers = {
+            layer: {name: torch.tensor(v, dtype=torch.float64) for name, v in found.items()}
+            for layer, found in state_dict["twin_numbers"].items()
+        }
+        self._twin_counts, self.history = state_dict["twin_counts"], state_dict["history"]
+        self.budget.costs = dict(state_dict["costs"])
+        self.budget.validation = state_dict["validation"]
 
     def make_metric(
         self, geometry: LayerGeometry | None, info: DataInfo | None
@@ -122,25 +179,52 @@ class Dissection(LayerMetricCallback):
 
     def entries(self, metric: DissectionMetric, info: DataInfo | None) -> dict[str, Any]:
         """IoU, threshold and area of each unit, and the concepts."""
-        assert metric.result is not None
-        assert metric.scheme is not None
-        found: dict[str, Any] = {
-            f"{self.name}_{name}": value for name, value in metric.result._asdict().items()
-        }
-        scheme = metric.scheme._asdict().items()
-        found |= {f"{self.name}_concept_{name}": list(values) for name, values in scheme}
-        return {**found, f"{self.name}_quantiles": list(metric.rules.quantiles)}
+        layer = next(name for name, known in self.metrics.items() if known is metric)
+        return as_entries(self._dissection(layer))
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """See `LayerMetricCallback`; another module begins a history of its own."""
+        if self._module is None or self._module() is not pl_module:
+            self.history, self._twin_counts = {}, {}
+        super().setup(trainer, pl_module, stage)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See `LayerMetricCallback`; also find the data."""
+        self.budget.start()
+        self.pictures.start()
+        self._twin_batches, self._twin_late = 0, False
         super().on_validation_epoch_start(trainer, pl_module)
         self._data = getattr(trainer, "datamodule", None)
-        dataset: Any = getattr(self._loader(trainer), "dataset", None)
+        loader = self._loader(trainer)
+        self._total = len(loader) if hasattr(loader, "__len__") else 0
+        dataset: Any = getattr(loader, "dataset", None)
         if hasattr(dataset, "__len__"):
             # At most so many: the loader of a process may hold its share only.
             several = num_processes()
             self._num_images = several * (len(dataset) + (several > 1))
         self._num_batches = 0
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See `LayerMetricCallback`; also say what was left out."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        for part, why in self.budget.skipped.items():
+            rank_zero_info(
+                f"dissection leaves out {part}, epoch {trainer.current_epoch + 1}: {why}."
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wait for the figures before the loggers close."""
+        super().teardown(trainer, pl_module, stage)
+        with stopwatch_of(trainer).measure("figures"):
+            figure_writer_of(trainer).flush()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Take the hooks off; write the figures that were submitted."""
+        super().on_exception(trainer, pl_module, exception)
+        with contextlib.suppress(RuntimeError):  # the run's own error is the one to see
+            figure_writer_of(trainer).flush()
 
     def batch_of(self, batch: Any) -> Any:
         """The batch with its concept maps, where the data have any."""
@@ -166,19 +250,87 @@ class Dissection(LayerMetricCallback):
         """See `LayerMetricCallback`; nothing is read of the validation beside a probe set."""
         self._num_batches += 1
         if self.probe_set is None:
-            super().read(activations, batch, source)
+            with self.budget.spend():
+                super().read(activations, batch, source)
+                self._look(activations, batch)
+            self._check_twin()
+
+    def read_twin(self, layers: Sequence[str], batch: Any, source: object) -> None:
+        """See `LayerMetricCallback`; until the time is used up."""
+        if self._twin is not None and layers and not self._twin_late:
+            self._twin_batches += 1
+            with self.budget.part(RANDOM, more=True):
+                super().read_twin(layers, batch, source)
+
+    def twin_allowed(self, module: LightningModule) -> bool:
+        """See `LayerMetricCallback`."""
+        allowed = self.budget.allows(RANDOM, module.device)
+        if allowed:
+            self.budget.costs[RANDOM] = 0.0  # counted anew
+        return allowed
 
     def finish(self, module: LightningModule) -> None:
         """Show the probe set, and whatever must be shown twice."""
-        both = (self.metrics, self._twin_metrics)
+        self.budget.close()
         if self.probe_set is not None:
-            self._show(module, *both)
-        again = [
-            {name: metric for name, metric in metrics.items() if metric.start_second_pass()}
-            for metrics in both
-        ]
-        if any(again):
-            self._show(module, *again)
+            self._show(module, self.metrics, self._twin_metrics, first=True)
+        self._settle_twin(module.device)
+        nulls = self.options["rotated_basis"] or self.options["shuffled_masks"]
+        if nulls and not self.budget.allows(NULLS, module.device):
+            for metric in self.metrics.values():
+                metric.leave_out_baselines()
+        counted = (
+            contextlib.nullcontext() if NULLS in self.budget.skipped else self.budget.part(NULLS)
+        )
+        with counted, self.budget.spend():
+            own = {n: metric for n, metric in self.metrics.items() if metric.start_second_pass()}
+        twin: dict[str, DissectionMetric] = {}
+        if self._twin_metrics:
+            with self.budget.part(RANDOM, more=True):
+                twin = {n: m for n, m in self._twin_metrics.items() if m.start_second_pass()}
+        if own or twin:
+            self._show(module, own, twin)
+
+    def concluded(self, trainer: Trainer, module: LightningModule, layer: str) -> None:
+        """Remember the numbers and draw."""
+        for name, number in self.numbers[layer].items():
+            if name in _WITH_BASELINES:
+                curve = self.history.setdefault(layer, {}).setdefault(name, {})
+                curve[trainer.current_epoch] = number
+        if not self.draws or not self.budget.allows(PICTURES, module.device):
+            return
+        with self.budget.part(PICTURES):
+            if trainer.is_global_zero:
+                found = self._dissection(layer)
+                self.pictures.draw(trainer, found, self.history[layer])
+                source = ImageSource(self._loader(trainer), self.batch_of, self.probe_set)
+                self.pictures.draw_units(trainer, module, found, self.metrics[layer], source)
+
+    def _dissection(self, layer: str) -> LayerDissection:
+        twin = self._twin_metrics.get(layer)
+        if twin is not None and twin.result is not None and twin.scheme is not None:
+            iou = twin.result.iou[:, 0]
+            self._twin_counts[layer] = counts_of(iou, twin.scheme, twin.least_iou)
+        numbers = self.numbers.get(layer, {})
+        return layer_dissection(layer, self.metrics[layer], numbers, self._twin_counts.get(layer))
+
+    def _look(self, activations: Mapping[str, Tensor], batch: Any) -> None:
+        if self.draws and isinstance(batch, ConceptBatch):
+            for name, metric in self.metrics.items():
+                self.pictures.read(name, metric, activations[name], batch.sample_ids)
+
+    def _check_twin(self) -> None:
+        """Stop the random network on this process when the time is used up."""
+        if self._twin is not None and not self._twin_late and self.budget.left() <= 0:
+            self._twin_late = True
+            # What all images would take, so that it is not begun again in vain.
+            self.budget.costs[RANDOM] *= max(self._total / max(self._twin_batches, 1), 1.0)
+
+    def _settle_twin(self, device: torch.device) -> None:
+        """Leave the random network out everywhere if it was stopped anywhere."""
+        why = "the time was used up before it had seen all images"
+        if self._twin is not None and self.budget.refused(RANDOM, self._twin_late, device, why):
+            self._twin, self._twin_metrics = None, {}
 
     def _make_metrics(
         self, trainer: Trainer, module: LightningModule, images: Tensor | None
@@ -205,31 +357,27 @@ class Dissection(LayerMetricCallback):
         module: LightningModule,
         metrics: Mapping[str, DissectionMetric],
         twin_metrics: Mapping[str, DissectionMetric],
+        *,
+        first: bool = False,
     ) -> None:
         """Another forward pass, over the probe set or the images of this validation."""
         network = measured_network(module)
         for source in self._batches(module.trainer):
-            source = module.trainer.strategy.batch_to_device(source, module.device)
-            batch = self.batch_of(source)
-            with module.trainer.precision_plugin.val_step_context():
-                found = activations_of(network, list(metrics), batch.images)
-            for name, metric in metrics.items():
-                metric.update(found[name], batch)
-            if twin_metrics and self._twin is not None:
-                found = self._twin.activations(source, batch.images)
-                for name, metric in twin_metrics.items():
+            with self.budget.spend():
+                source = module.trainer.strategy.batch_to_device(source, module.device)
+                batch = self.batch_of(source)
+                with module.trainer.precision_plugin.val_step_context():
+                    found = activations_of(network, list(metrics), batch.images)
+                for name, metric in metrics.items():
                     metric.update(found[name], batch)
+                if first:
+                    self._look(found, batch)
+                self.read_twin(list(twin_metrics), batch, source)
+            if first:
+                self._check_twin()
 
     def _batches(self, trainer: Trainer) -> Iterator[Any]:
         """As the validation showed them: the random state is left alone."""
         with torch.random.fork_rng(devices=[]):
             limit = None if self.probe_set is not None else self._num_batches
             yield from itertools.islice(self._loader(trainer), limit)
-
-
-def _check_probe_set(probe_set: Any) -> None:
-    if probe_set is not None and not isinstance(probe_set, ProbeSet):
-        raise ValueError(
-            f"`probe_set` must have `concept_names` and `concept_dataloader()`, but got "
-            f"{type(probe_set).__name__}. Use e.g. a SegmentationFolder."
-        )

@@ -160,24 +160,29 @@ def figure_writer_of(trainer: Trainer) -> FigureWriter:
     return _WRITERS[trainer]
 
 
+def submit_figure(trainer: Trainer, tag: str, draw: Draw, *, vector: bool = False) -> None:
+    """Have a figure drawn, written and logged; whoever submits must `flush` when the run ends.
+
+    Args:
+        trainer: whose folder and loggers are used; other processes than 0 do nothing.
+        tag: group and name, e.g. ``"heatmaps/grad_cam"``.
+        draw: makes the figure; must not touch the network or tensors that change.
+        vector: also write the latest drawing as PDF and SVG.
+    """
+    if not trainer.is_global_zero:
+        return
+    logs = tuple(log for logger in trainer.loggers if (log := image_log(logger)) is not None)
+    folder = Path(trainer.default_root_dir) / "figures"
+    job = FigureJob(tag, trainer.current_epoch, trainer.global_step, draw, folder, vector, logs)
+    figure_writer_of(trainer).submit(job)
+
+
 class FigureCallback(Callback, ABC):
     """A callback that submits figures on process 0 and waits for them when the run ends."""
 
     def submit(self, trainer: Trainer, tag: str, draw: Draw, *, vector: bool = False) -> None:
-        """Have a figure drawn, written and logged.
-
-        Args:
-            trainer: whose folder and loggers are used; other processes than 0 do nothing.
-            tag: group and name, e.g. ``"heatmaps/grad_cam"``.
-            draw: makes the figure; must not touch the network or tensors that change.
-            vector: also write the latest drawing as PDF and SVG.
-        """
-        if not trainer.is_global_zero:
-            return
-        logs = tuple(log for logger in trainer.loggers if (log := image_log(logger)) is not None)
-        folder = Path(trainer.default_root_dir) / "figures"
-        job = FigureJob(tag, trainer.current_epoch, trainer.global_step, draw, folder, vector, logs)
-        figure_writer_of(trainer).submit(job)
+        """See `submit_figure`."""
+        submit_figure(trainer, tag, draw, vector=vector)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wait for the figures before the loggers close."""

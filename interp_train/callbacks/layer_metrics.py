@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from interp_train.activations import ActivationTap
+from interp_train.backbones.backbone import Backbone
 from interp_train.callbacks.layer_records import save_entries, save_missing
 from interp_train.callbacks.pinned_images import ToBatch
 from interp_train.callbacks.random_network import (
@@ -56,6 +57,7 @@ class LayerMetricCallback(Callback, ABC):
 
     Attributes:
         missing: layer -> what the measure needs and the data set lacks.
+        numbers: layer -> quantity -> value, as they were logged last.
     """
 
     name: ClassVar[str]
@@ -84,6 +86,7 @@ class LayerMetricCallback(Callback, ABC):
         self.geometry = geometry
         self.to_batch = to_batch
         self.missing: dict[str, str] = {}
+        self.numbers: dict[str, dict[str, float]] = {}
         self.metrics: dict[str, Any] = {}
         self._names: list[str] = []
         self._module: weakref.ref[LightningModule] | None = None
@@ -112,10 +115,21 @@ class LayerMetricCallback(Callback, ABC):
         """
         for name, metric in self.metrics.items():
             metric.update(activations[name], batch)
-        if self._twin is not None:
+        self.read_twin(list(self._twin_metrics), batch, source)
+
+    def read_twin(self, layers: Sequence[str], batch: Any, source: object) -> None:
+        """Update the metrics of the random network for some layers, where one is measured."""
+        if self._twin is not None and layers:
             random = self._twin.activations(source, batch.images)
-            for name, metric in self._twin_metrics.items():
-                metric.update(random[name], batch)
+            for name in layers:
+                self._twin_metrics[name].update(random[name], batch)
+
+    def concluded(self, trainer: Trainer, module: LightningModule, layer: str) -> None:
+        """What remains to be done once a layer is computed and logged."""
+
+    def twin_allowed(self, module: LightningModule) -> bool:
+        """Whether there is time for the random network in this validation; asked once."""
+        return True
 
     def finish(self, module: LightningModule) -> None:
         """What remains to be done after the last batch, before the metrics are computed."""
@@ -141,7 +155,7 @@ class LayerMetricCallback(Callback, ABC):
         if not isinstance(pl_module, LearnedSystem):
             self._close_tap()
             self._tap = ActivationTap(pl_module, self._names).open()
-        if self.random_network and not self._twin_measured:
+        if self.random_network and not self._twin_measured and self.twin_allowed(pl_module):
             with stopwatch_of(trainer).measure(self.name):
                 self._twin = random_network_of(pl_module)
                 self._twin.request_layers(self._names)
@@ -269,6 +283,8 @@ class LayerMetricCallback(Callback, ABC):
         )
         if self.save_records and trainer.is_global_zero:
             save_entries(trainer, layer, self._record(trainer, module, metric, numbers))
+        self.numbers[layer] = {name: float(number) for name, number in numbers.items()}
+        self.concluded(trainer, module, layer)
 
     def _lacks(self, what: str) -> str:
         return f"{self.name} needs {what}; this data set has none, so it is not measured."
@@ -313,19 +329,20 @@ def resolved_layer(module: nn.Module, layer: str) -> str:
 
 
 def found_geometries(
-    module: LightningModule, layers: list[str], images: Tensor
+    module: nn.Module, layers: list[str], images: Tensor
 ) -> dict[str, LayerGeometry]:
     """Receptive fields, as far as they can be found: asked from a backbone, else followed.
 
     A layer that is left out is measured as if its cells tiled the image.
     """
-    if isinstance(module, LearnedSystem):
-        return {name: module.network.geometry(name) for name in layers}
+    network = measured_network(module)
+    if isinstance(network, Backbone):
+        return {name: network.geometry(name) for name in layers}
     if not layers:
         return {}
     channels, height, width = images.shape[1:]
     try:
-        traces = trace_layers(measured_network(module), (channels, height, width))
+        traces = trace_layers(network, (channels, height, width))
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
         rank_zero_info(
             f"The receptive fields of {', '.join(layers)} could not be followed "

@@ -64,9 +64,14 @@ def read_table(path: Path) -> tuple[PeakTable, MapFrame]:
 
 def save_entries(trainer: Trainer, layer: str, entries: Mapping[str, Any]) -> Path:
     """Replace `entries` in the record of `layer`, in one step; process 0 only."""
-    folder = Path(trainer.default_root_dir) / "measures"
-    folder.mkdir(parents=True, exist_ok=True)
-    path, part = folder / f"{layer}.npz", folder / f".{layer}.part.npz"
+    return write_entries(Path(trainer.default_root_dir), layer, entries)
+
+
+def write_entries(folder: Path, layer: str, entries: Mapping[str, Any]) -> Path:
+    """Replace `entries` in ``<folder>/measures/<layer>.npz``, in one step."""
+    measures = folder / "measures"
+    measures.mkdir(parents=True, exist_ok=True)
+    path, part = measures / f"{layer}.npz", measures / f".{layer}.part.npz"
     kept: dict[str, Any] = {}
     if path.exists():
         with np.load(path, allow_pickle=False) as record:

@@ -53,14 +53,18 @@ def loaded_images(trainer: Trainer, indices: Sequence[int], to_batch: ToBatch | 
         indices: places in the data set.
         to_batch: turns a collated batch into an `ImageBatch` or `PartBatch`; None if it is one.
     """
-    loader = validation_loader(trainer)
+    batch = images_at(validation_loader(trainer), indices)
+    made: Batch = to_batch(batch) if to_batch is not None else batch
+    return made
+
+
+def images_at(loader: Any, indices: Sequence[int]) -> Any:
+    """A batch of the images at these places of a loader's data set."""
     for index in indices:
         check_range("indices", index, 0, len(loader.dataset) - 1)
     fetch = getattr(loader.dataset, "__getitems__", None)  # as a DataLoader does
     items = fetch(list(indices)) if fetch else [loader.dataset[index] for index in indices]
-    batch = loader.collate_fn(items)
-    made: Batch = to_batch(batch) if to_batch is not None else batch
-    return made
+    return loader.collate_fn(items)
 
 
 def batch_places(trainer: Trainer) -> list[list[int]]:
@@ -120,11 +124,16 @@ def class_names_of(module: LightningModule, number: int) -> tuple[str, ...]:
 
 def save_record(trainer: Trainer, name: str, **arrays: Any) -> Path:
     """Replace ``<default_root_dir>/measures/panels/<name>.npz`` in one step."""
-    folder = Path(trainer.default_root_dir) / "measures" / "panels"
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{name}.part.npz"
+    return write_record(Path(trainer.default_root_dir), name, **arrays)
+
+
+def write_record(folder: Path, name: str, **arrays: Any) -> Path:
+    """Replace ``<folder>/measures/panels/<name>.npz`` in one step."""
+    panels = folder / "measures" / "panels"
+    panels.mkdir(parents=True, exist_ok=True)
+    part = panels / f".{name}.part.npz"
     np.savez_compressed(part, **arrays)
-    return part.replace(folder / f"{name}.npz")
+    return part.replace(panels / f"{name}.npz")
 
 
 def as_bytes(pixels: Tensor) -> Any:

@@ -9,18 +9,25 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from interp_train.activations import ActivationTap
+from interp_train.backbones.backbone import Backbone
 from interp_train.systems import LearnedSystem
 
 
-def measured_network(module: LightningModule) -> nn.Module:
+def measured_network(module: nn.Module) -> nn.Module:
     """What the dotted names of layers refer to: a learning system's network, or the module."""
     return module.network if isinstance(module, LearnedSystem) else module
 
 
 def activations_of(network: nn.Module, layers: list[str], images: Tensor) -> dict[str, Tensor]:
-    """Activations of `layers` in one forward pass without gradients."""
+    """Activations of `layers` in one forward pass without gradients.
+
+    A `Backbone` without classifier and head computes its chain of layers.
+    """
     with torch.no_grad(), ActivationTap(network, layers) as tap:
-        network(images)
+        if isinstance(network, Backbone) and not (network.has_head or network.readout):
+            network.forward_chain(images)
+        else:
+            network(images)
         return tap.take()
 
 

@@ -129,9 +129,13 @@ def active_pixels(maps: Tensor, levels: Tensor, grid: PixelGrid) -> Iterator[Act
     check_shape("levels", levels, (maps.shape[1],))
     maps, levels = maps.float(), levels.float()
     rows, columns = grid.rows, grid.columns
-    peaks = maps[:, :, rows.lower].maximum(maps[:, :, rows.upper])
+    pairs = (maps.flatten(2).amax(2) > levels).nonzero()  # the others have no such window
+    image, unit = pairs.unbind(1)
+    peaks = maps[image, unit]
+    peaks = peaks[:, rows.lower].maximum(peaks[:, rows.upper])
     peaks = peaks[..., columns.lower].maximum(peaks[..., columns.upper])
-    windows = (peaks > levels[:, None, None]).nonzero()
+    inside = (peaks > levels[unit, None, None]).nonzero()
+    windows = torch.cat([pairs[inside[:, 0]], inside[:, 1:]], 1)
     size = rows.fractions.shape[1] * columns.fractions.shape[1]
     for some in torch.split(windows, max(1, _CHUNK // size)):
         if len(some):

@@ -201,7 +201,7 @@ class _Tally:
     def _counting(self, category: int) -> Tensor:
         """Which images count, ``(N, 1, 1)`` or ``(N, K, Q)``."""
         if self.union == "paper":
-            return (self.flat[:, category] > 0).any(1)[:, None, None]
+            return (self.flat[:, category].amax(1) > 0)[:, None, None]
         met = self.labelled[category].view(-1, self.num_units, self.num_levels)
         counts: Tensor = met.cumsum(2) > 0
         return counts

@@ -160,6 +160,11 @@ class DissectionMetric(Metric):
         super().reset()
         self._frame = self._passes = None
 
+    @property
+    def frame(self) -> MapFrame | None:
+        """How the maps lie in the images; None before the first."""
+        return self._frame[0] if self._frame is not None else None
+
     def update(self, activations: Tensor, batch: ConceptBatch) -> None:
         """Show one batch.
 
@@ -214,6 +219,15 @@ class DissectionMetric(Metric):
             num_images=self.num_images,
             seed=self.seed,
         )
+
+    def leave_out_baselines(self) -> None:
+        """Count neither the rotated basis nor exchanged masks, if the first pass is not ended.
+
+        Every process must do so, or none.
+        """
+        self.rotated_basis = self.shuffled_masks = False
+        if self._passes is not None and not self._passes.settled:
+            self._passes.leave_out_baselines()
 
     def start_second_pass(self) -> bool:
         """End the first pass; a collective.

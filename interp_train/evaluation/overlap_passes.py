@@ -121,6 +121,10 @@ class OverlapPasses:
         if self._bytes > self.cache_bytes:
             self._drop_cache()
 
+    def leave_out_baselines(self) -> None:
+        """Count the units against their own masks only; before `settle`."""
+        self.bases, self.exchange = self.bases[:1], False
+
     def settle(self) -> bool:
         """End the first pass: find the thresholds, and count what is kept; a collective.
 

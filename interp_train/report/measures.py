@@ -82,6 +82,23 @@ MEASURES = (
         "How often a filter's peak moves along when the image is shifted, mirrored or scaled.",
         "It does not say that the filter finds the same part in different images.",
     ),
+    Measure(
+        "mean_best_iou", "dissection, mean IoU", True, False,
+        "Mean over the units of the largest overlap with a labelled concept (Bau et al., CVPR "
+        "2017).",
+        "Units that detect what nobody labelled score low; large and rare concepts score by "
+        "chance, so read it beside the exchanged masks.",
+    ),
+    Measure(
+        "detectors", "detectors", True, False,
+        "Number of units that overlap with a concept by more than a fixed IoU (.04 in the paper).",
+        "The bound is a convention; many units may detect the same concept.",
+    ),
+    Measure(
+        "unique_best", "concepts detected", True, False,
+        "Number of different concepts that units are labelled with.",
+        "It grows with the number of units and of labelled concepts.",
+    ),
 )  # fmt: skip
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
@@ -94,6 +111,8 @@ BASELINES = {
     "random_network": "random network",
     "shuffled_labels": "shuffled labels",
     "shuffled_images": "shuffled images",
+    "rotated_basis": "rotated basis",
+    "shuffled_masks": "shuffled masks",
     "oracle": "oracle per part",
 }
 
@@ -105,6 +124,8 @@ BASELINE_MEANINGS = {
     "random_network": "the same network with random weights",
     "shuffled_labels": "the same filters, labels dealt out at random",
     "shuffled_images": "the same trials against the peaks of other images",
+    "rotated_basis": "the same activations in a randomly rotated basis",
+    "shuffled_masks": "the same units against the labels of other images",
     "oracle": "the cell nearest the landmark, the best this grid allows",
 }
 
@@ -155,7 +176,7 @@ def number(value: float | None, name: str = "", digits: int | None = None) -> st
     if measure is not None and measure.percent:
         text = f"{100 * value:.{1 if digits is None else digits}f}"
     else:
-        whole = name.endswith("distinct_parts")
+        whole = name.endswith("distinct_parts") or name in ("unique_best", "detectors")
         text = f"{value:.{(1 if whole else 3) if digits is None else digits}f}"
     return text.replace("-", "−")
 

@@ -29,7 +29,7 @@ from interp_train.report.tables import headlines, shown
 _SHORT = {
     "random": "random", "constant": "constant", "object_centre": "centre", "oracle": "oracle",
     "mean_landmark": "landmark", "random_network": "untrained", "shuffled_labels": "shuffled",
-    "shuffled_images": "shuffled",
+    "shuffled_images": "shuffled", "rotated_basis": "rotated", "shuffled_masks": "shuffled",
 }  # fmt: skip
 
 

@@ -5,8 +5,9 @@ What cannot be read is left out and named in `problems`: a report is built from 
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 from interp_train.atomic_files import read_json
+from interp_train.evaluation.layer_dissection import LayerDissection, from_entries
 from interp_train.evaluation.part_scheme import as_one_category
 from interp_train.evaluation.peak_table import MapFrame, PeakTable
 from interp_train.report.measures import BY_NAME, parsed
@@ -74,6 +76,7 @@ class RunData(NamedTuple):
         panels: name -> arrays of measures/panels/<name>.npz.
         missing: callback -> layer -> what the measure lacked.
         problems: what could not be read.
+        dissections: dotted name -> what the units detect, in the order of the logs.
     """
 
     row: str
@@ -89,6 +92,7 @@ class RunData(NamedTuple):
     panels: Mapping[str, Arrays]
     missing: Mapping[str, Mapping[str, str]]
     problems: Sequence[str]
+    dissections: Mapping[str, LayerDissection] = MappingProxyType({})
 
     @property
     def state(self) -> str:
@@ -182,16 +186,17 @@ def read_run(folder: Path | None) -> RunData:
     result = attempt(read_json, folder / "result.json", {})
     curves = attempt(_read_curves, folder / "metrics.csv", {})
     measures = folder / "measures"
-    records = {
-        path.stem: attempt(_read_layer, path, None)
-        for path in sorted(measures.glob("*.npz"))
-        if path.stem != "predictions"
+    paths = [path for path in sorted(measures.glob("*.npz")) if path.stem != "predictions"]
+    arrays = {path.stem: attempt(_read_arrays, path, {}) for path in paths}
+    records = {path.stem: attempt(_layer_of(arrays[path.stem]), path, None) for path in paths}
+    dissected = {
+        path.stem: attempt(_dissection_of(arrays[path.stem]), path, None) for path in paths
     }
     panels = {
         path.stem: attempt(_read_arrays, path, {}) for path in sorted(measures.glob("panels/*.npz"))
     }
     order = list(dict.fromkeys(parsed(name).layer for name in (*result, *curves)))
-    layers = {name: records[name] for name in sorted(records, key=_order_in(order))}
+    names = sorted(arrays, key=_order_in(order))
     return RunData(
         row=str(config.get("name", folder.name)),
         data=data_name(config),
@@ -201,11 +206,12 @@ def read_run(folder: Path | None) -> RunData:
         config=config,
         result={name: value for name, value in result.items() if name != "epoch"},
         curves=curves,
-        layers={name: record for name, record in layers.items() if record is not None},
+        layers={name: records[name] for name in names if records[name] is not None},
         predictions=attempt(_read_arrays, measures / "predictions.npz", {}),
         panels={name: arrays for name, arrays in panels.items() if arrays},
         missing=attempt(read_json, measures / "missing.json", {}),
         problems=tuple(attempt.problems),
+        dissections={name: dissected[name] for name in names if dissected[name] is not None},
     )
 
 
@@ -228,8 +234,11 @@ class _Attempt:
 
 def data_name(config: Mapping[str, Any]) -> str:
     """The data set of a configuration: the module that its constructor stands in."""
-    target = str((config.get("data") or {}).get("_target_", "data"))
-    return target.split(".")[-2] if "." in target else target
+    node = config.get("data") or {}
+    target = str(node.get("_target_", "data"))
+    name = target.split(".")[-2] if "." in target else target
+    # A reader of any folder says less than the folder's name.
+    return Path(node["root"]).name if name == "segmentation_folder" and node.get("root") else name
 
 
 def quantities_of(runs: Sequence[RunData]) -> list[str]:
@@ -272,17 +281,22 @@ def _read_curves(path: Path) -> dict[str, dict[int, float]]:
     return curves
 
 
-def _read_layer(path: Path) -> LayerData | None:
-    """The record of a layer; None if it holds no table of peaks."""
-    arrays = _read_arrays(path)
-    if "positions" not in arrays:
-        return None
+def _layer_of(arrays: Arrays) -> Callable[[Path], LayerData | None]:
+    """How a record becomes that of a layer; None if it holds no table of peaks."""
+    return lambda path: _layer(arrays, path.stem) if "positions" in arrays else None
+
+
+def _dissection_of(arrays: Arrays) -> Callable[[Path], LayerDissection | None]:
+    return lambda path: from_entries(arrays, path.stem)
+
+
+def _layer(arrays: Arrays, name: str) -> LayerData:
     table = PeakTable(*(torch.from_numpy(arrays[name]) for name in PeakTable._fields))
     height, width = (int(n) for n in arrays["grid"])
     image_height, image_width = (int(n) for n in arrays["image_size"])
     geometry = LayerGeometry(*(float(n) for n in arrays["geometry"]))
     return LayerData(
-        layer=str(arrays.get("layer", path.stem)),
+        layer=str(arrays.get("layer", name)),
         table=table,
         frame=MapFrame(height, width, image_height, image_width, geometry),
         class_names=tuple(str(name) for name in arrays.get("class_names", ())),

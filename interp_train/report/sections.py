@@ -9,8 +9,9 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from interp_train.evaluation.bootstrap import PairedDifference
+from interp_train.evaluation.layer_dissection import LayerDissection
 from interp_train.figures import save_figure
-from interp_train.report import filter_plots, panels, plots, tables
+from interp_train.report import dissections, filter_plots, panels, plots, tables
 from interp_train.report.comparison import cell_of, paired_with_ordinary, verdict
 from interp_train.report.embedding import save_plot
 from interp_train.report.measures import BY_NAME, MEASURES, number, parsed
@@ -109,6 +110,7 @@ def data_section(study: StudyData, data: str, writer: Writer) -> Section:
     blocks = [
         results,
         *_picture_blocks(data, layer, firsts, writer),
+        *_dissection_blocks(data, firsts, writer),
         *statistics,
         *_filter_blocks(study, data, layer, firsts, writer),
         *_other_blocks(study, data, layer, firsts, writer),
@@ -225,6 +227,48 @@ def _picture_blocks(
             legend_of(legend) + drawn if drawn else Markup(),
         ),
     ]
+
+
+def _dissection_blocks(data: str, firsts: Sequence[RunData], writer: Writer) -> list[Block]:
+    bars, curves, units = Markup(), Markup(), Markup()
+    for run in firsts:
+        head = Markup("<h4>{}</h4>").format(shown(run.row)) if len(firsts) > 1 else Markup()
+        plot = dissections.detectors_plot(data, run)
+        tabled = Markup().join(_dissection_tables(data, run, found, writer)
+                               for found in run.dissections.values())  # fmt: skip
+        bars += head + writer.plot(plot) + tabled if plot else Markup()
+        curve = dissections.iou_plot(data, run)
+        curves += head + writer.plot(curve) if curve else Markup()
+        units += Markup().join(writer.panel(p) for p in dissections.unit_panels(data, run))
+    return [
+        Block(
+            "What units detect",
+            "Network dissection: units whose most active pixels overlap with a labelled concept. "
+            "Bars are this network, hollow marks the same count for networks and labels in which "
+            f"nothing was learned{_seed_of(firsts)}. Only what exceeds the marks is learned.",
+            bars,
+        ),
+        Block(
+            "What units detect, over training",
+            "The same after each epoch, beside the nulls of that epoch; the network with random "
+            f"weights is measured once{_seed_of(firsts)}.",
+            curves,
+        ),
+        Block(
+            "Units, their concepts and their images",
+            "The best unit of each concept, then the next best. Patches of its top images from the "
+            "highest activation down; in colour is where the unit exceeds its threshold.",
+            units,
+        ),
+    ]
+
+
+def _dissection_tables(data: str, run: RunData, found: LayerDissection, writer: Writer) -> Markup:
+    place = f"{data}_{run.row}_{found.layer}"
+    units = writer.table(dissections.unit_table(found, f"units_{place}"))
+    counts = writer.table(dissections.detectors_table(found, f"detectors_{place}"))
+    folded = Markup("<details><summary>Units of {}</summary>{}</details>")
+    return counts + folded.format(found.layer, units)
 
 
 def _seed_of(firsts: Sequence[RunData]) -> str:

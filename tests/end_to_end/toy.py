@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import time
+from typing import ClassVar
 
 import lightning.pytorch
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from interp_train.backbones.backbone import Backbone
-from interp_train.structures import DataInfo, ImageBatch
+from interp_train.structures import ConceptBatch, DataInfo, ImageBatch
 from interp_train.systems import LearnedSystem
 
 EMPTY = torch.zeros(0, 0, 0)
@@ -197,3 +198,32 @@ def set_key(config, change):
         node = node.setdefault(parent, {})
     node[last] = change[1]
     return config
+
+
+class SquareProbe:
+    """Squares as a probe set: the square in the middle, and whether it is bright.
+
+    Args:
+        number: of images.
+        image_size: side.
+        mean: taken from the run.
+    """
+
+    concept_names: ClassVar = {"object": ("square",), "scene": ("dark", "bright")}
+
+    def __init__(self, number=12, image_size=4, mean=(0.5,) * 3):
+        assert image_size == 8, "the size of the network"
+        self.number, self.mean, self.std = number, mean, (1.0,) * 3
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, index):
+        sample = Squares(1000, self.number)[index]
+        maps = torch.zeros(2, 8, 8, dtype=torch.uint8)
+        maps[0, 2:6, 2:6] = 1
+        maps[1] = 1 + sample.labels
+        return ConceptBatch(sample.images, sample.labels, sample.sample_ids, maps)
+
+    def concept_dataloader(self):
+        return DataLoader(self, batch_size=5)

@@ -1,0 +1,65 @@
+"""Instruments of benchmarks: rounds in turn, ratios within rounds, peak memory."""
+
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+def time_ratios(
+    measured: Sequence[tuple[float, float]], ordinary: Sequence[tuple[float, float]]
+) -> dict[str, float]:
+    """How much longer steps take than the ordinary steps of the same rounds.
+
+    Args:
+        measured: seconds of wall and of processor time, per round.
+        ordinary: the same, of the step without objective.
+    """
+    walls, cpus = zip(*measured, strict=True)
+    other_walls, other_cpus = zip(*ordinary, strict=True)
+    ratios = [mine / other for mine, other in zip(walls, other_walls, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {
+        "seconds": statistics.median(walls),
+        "seconds_without": statistics.median(other_walls),
+        "time_ratio": middle,
+        "time_ratio_low": low,
+        "time_ratio_high": high,
+        "processor_ratio": statistics.median(
+            mine / other for mine, other in zip(cpus, other_cpus, strict=True)
+        ),
+    }
+
+
+def interleaved(
+    steps: Mapping[str, Callable[[], tuple[float, float]]], repetitions: int, warm_up: int = 2
+) -> dict[str, list[tuple[float, float]]]:
+    """Times of each step, one of each per round; the order turns from round to round.
+
+    Args:
+        steps: name -> function that makes a step and returns its times.
+        repetitions: rounds that count.
+        warm_up: steps of each before the first that counts.
+    """
+    names = list(steps)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for step in steps.values():
+        for _ in range(warm_up):
+            step()
+    for turn in range(repetitions):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(steps[name]())
+    return seconds
+
+
+def resident_peak() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # unlike getrusage, this does not remember the parent's size
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,178 @@
+"""The verb `dissect`: networks and probe sets from a configuration, results in a folder.
+
+The folder holds ``dissection.csv`` (one line per unit), ``dissection.json`` (the counts beside the
+baselines, too), the records that reports read, and report.html with its figures and tables.
+"""
+
+import csv
+import inspect
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from interp_train.atomic_files import write_json, write_text
+from interp_train.callbacks.layer_records import write_entries
+from interp_train.callbacks.pinned_images import write_record
+from interp_train.callbacks.probe_set import ProbeSet
+from interp_train.commands import print_rows
+from interp_train.evaluate import chosen_checkpoint
+from interp_train.evaluation.layer_dissection import LayerDissection, UnitRow, as_entries
+from interp_train.experiment import DEFAULTS, build_data, recorded_run, write_report
+from interp_train.network_dissection import NetworkDissection, dissect
+from interp_train.report.dissections import detectors_table
+from interp_train.systems import LearnedSystem, load_system
+from interp_train.targets import build, locate
+
+# Keys of the configuration that are not arguments of `dissect`.
+_OF_THE_VERB = (
+    "path", "checkpoint", "backbone", "probe_set", "name", "output_dir", "folder", "report",
+)  # fmt: skip
+
+
+def dissect_command(config: Mapping[str, Any]) -> int:
+    """The verb `dissect`."""
+    source = checked_source(config)
+    plain = {**DEFAULTS, **config, "resume": None, "path": str(source or "")}
+    data = (config["probe_set"] or {}).get("data") or config["probe_set"]
+    with recorded_run({**plain, "data": data}) as record:
+        network, system = _network(config, source)
+        probe_set = _probe_set(config, network, system)
+        options = {key: value for key, value in config.items() if key not in _OF_THE_VERB}
+        found = dissect(network, probe_set, progress=True, **options)
+        write_dissection(found, record.folder)
+        if source is not None:
+            record.update(checkpoint=str(source))
+        if config["report"]:
+            write_report(record.folder)
+    for layer in found.layers.values():
+        print_layer(layer)
+    print(f"dissection folder: {record.folder}")
+    if (record.folder / "report.html").is_file():
+        print(f"report: {record.folder / 'report.html'}")
+    return 0
+
+
+def checked_source(config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint file to load; None for a backbone with weights of its own.
+
+    Raises:
+        ValueError: unless exactly one of `path` and `backbone` is given.
+        FileNotFoundError: if `path` leads to no checkpoint.
+    """
+    given = [key for key in ("path", "backbone") if config.get(key)]
+    if len(given) != 1:
+        raise ValueError(
+            f"`path` or `backbone` must say which network to dissect, but got "
+            f"{' and '.join(given) or 'neither'}. Give a run folder or checkpoint, or "
+            f"backbone=<name> backbone.weights=<weights>."
+        )
+    if given == ["backbone"]:
+        return None
+    return chosen_checkpoint(Path(config["path"]).resolve(), config["checkpoint"])
+
+
+def _network(
+    config: Mapping[str, Any], source: Path | None
+) -> tuple[nn.Module, LearnedSystem | None]:
+    if source is None:
+        return build(config["backbone"], "backbone"), None
+    system = load_system(source)
+    return system.network, system
+
+
+def _probe_set(
+    config: Mapping[str, Any], network: nn.Module, system: LearnedSystem | None
+) -> ProbeSet:
+    """The probe set, shown at the size and with the normalisation that the network was trained on.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    node = config["probe_set"]
+    if node:
+        wanted = {"image_size": getattr(network, "image_size", None)}
+        if system is not None:
+            info = system.data_info
+            wanted = {"image_size": info.image_size, "mean": info.mean, "std": info.std}
+        taken = inspect.signature(locate(node["_target_"])).parameters if "_target_" in node else ()
+        known = {key: value for key, value in wanted.items() if key in taken and value}
+        probe_set = build(node, "probe_set", **known)
+    else:
+        probe_set = build_data(system.config["data"]) if system is not None else None
+    if not isinstance(probe_set, ProbeSet):
+        kind = "nothing" if probe_set is None else type(probe_set).__name__
+        raise ValueError(
+            f"`probe_set` must be images with concept maps, but got {kind}. Choose one with "
+            f"probe_set=<name>; the data of a run are taken where they have concepts."
+        )
+    if hasattr(probe_set, "setup"):  # a data module
+        probe_set.setup("validate")
+    return probe_set
+
+
+def write_dissection(found: NetworkDissection, folder: Path) -> None:
+    """Write what was found, as files to read and as records for the report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "dissection.csv", units_csv(found.layers.values()))
+    write_json(folder / "dissection.json", as_json(found))
+    for layer, dissection in found.layers.items():
+        numbers = {"dissection_numbers": json.dumps(dissection.numbers), "dissection_epoch": 0}
+        write_entries(folder, layer, {**as_entries(dissection), **numbers})
+    for layer, panel in found.panels.items():
+        write_record(folder, f"dissection_{layer}", **panel.as_arrays())
+    write_json(folder / "result.json", {"epoch": 0.0, **found.numbers})
+
+
+def units_csv(layers: Any) -> str:
+    """One line per unit: layer, unit, label, category, iou, detector, threshold, active area."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["layer", *UnitRow._fields], lineterminator="\n")
+    writer.writeheader()
+    for found in layers:
+        for row in found.unit_rows():
+            plain = {**row._asdict(), "detector": int(row.detector)}
+            writer.writerow({"layer": found.layer, **plain})
+    return text.getvalue()
+
+
+def as_json(found: NetworkDissection) -> dict[str, Any]:
+    """Everything but the IoU of every unit with every concept, which the records hold."""
+    return {
+        "num_images": found.num_images,
+        "layers": {
+            layer: {
+                "num_units": len(dissection.result.iou),
+                "quantiles": list(dissection.quantiles),
+                "least_iou": dissection.least_iou,
+                "concepts": _concepts(dissection),
+                "counts": dissection.counts(),
+                "baselines": dissection.baselines,
+                "numbers": dissection.numbers,
+                "units": [row._asdict() for row in dissection.unit_rows()],
+            }
+            for layer, dissection in found.layers.items()
+        },
+    }
+
+
+def _concepts(found: LayerDissection) -> dict[str, Sequence[str]]:
+    """Category -> names of the concepts that were frequent enough to be counted."""
+    scheme, counted = found.scheme, found.result.counted.tolist()
+    return {
+        category: [
+            name
+            for name, of, seen in zip(scheme.names, scheme.category_of, counted, strict=True)
+            if of == index and seen
+        ]
+        for index, category in enumerate(scheme.categories)
+    }
+
+
+def print_layer(found: LayerDissection) -> None:
+    """Print the detectors of each category beside the baselines."""
+    table = detectors_table(found)
+    print_rows([dict(zip(table.columns, row, strict=True)) for row in table.rows])
