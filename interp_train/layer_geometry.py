@@ -62,6 +62,19 @@ def grid_of(geometry: LayerGeometry) -> Grid:
     return axis, axis
 
 
+def cells_of(network: nn.Module, layer: str, images: Tensor) -> LayerGeometry:
+    """Where the cells of a layer lie: as the network states it, else traced, else measured."""
+    stated: Any = getattr(network, "geometry", None)
+    if callable(stated):
+        geometry: LayerGeometry = stated(layer)
+        return geometry
+    channels, height, width = images.shape[1:]
+    traces = trace_layers(network, (channels, height, width), run=network.forward)
+    grid = traces[layer].grid if layer in traces else None
+    found = geometry_of(grid) if isinstance(grid, tuple) else None
+    return found or measure_geometry(network, [layer])[layer]
+
+
 class _Run(nn.Module):
     """`run`, a method of `network`, as a module of its own, for `functional_call`."""
 

@@ -64,10 +64,20 @@ class HeatmapMethod(Protocol):
 
 @runtime_checkable
 class UnitVisualizer(Protocol):
-    """Network and units -> a picture of what each unit encodes."""
+    """Network, units and a sample of images -> a picture of what each unit encodes."""
 
-    def __call__(self, network: nn.Module, target: Target) -> Tensor:
-        """One image per unit, in [0, 1], ``(U, 3, H, W)``."""
+    def __call__(self, network: nn.Module, target: Target, images: Tensor) -> Tensor:
+        """One picture per unit, float32 in [0, 1], ``(U, 3, height, width)``.
+
+        Leaves no trace on the network: hooks, gradients, mode, statistics, random state.
+
+        Args:
+            network: puts out logits ``(N, C)``.
+            target: the layer and its units, ``(U,)``. A method that pictures a whole layer
+                (inversion) gives one picture per image instead and reads the layer alone.
+            images: a sample of the data, network input, ``(N, channels, H, W)``. A method
+                that makes its pictures from nothing takes their size and colours at most.
+        """
 
 
 @runtime_checkable

@@ -98,11 +98,12 @@ class StepOutputs(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a heatmap or a picture is about: one unit of a layer, per image.
+    """What a heatmap or a picture is about: units of a layer.
 
     Attributes:
         layer: dotted module name; None is the output layer, whose units are the categories.
-        units: unit index per image, long ``(N,)``.
+        units: unit indices, long: one per image for a heatmap, ``(N,)``; one per picture for
+            a unit visualizer, ``(U,)``.
     """
 
     layer: str | None

@@ -22,7 +22,7 @@ from interp_train.backbones.backbone import Backbone
 from interp_train.contract_runs import call_in_validation, fit_and_validate, run_on_two_processes
 from interp_train.contract_state import ContractError, equal, leaves_no_trace, require
 from interp_train.learning.classifier import Classifier
-from interp_train.protocols import FilterObjective, HeatmapMethod
+from interp_train.protocols import FilterObjective, HeatmapMethod, UnitVisualizer
 from interp_train.structures import BACKGROUND, DataInfo, ImageBatch, Target
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "check_filter_objective",
     "check_heatmap_method",
     "check_metric_merges",
+    "check_unit_visualizer",
     "leaves_no_trace",
     "run_on_two_processes",
 ]
@@ -69,17 +70,7 @@ def check_heatmap_method(
     target = target or _first_units(network, images)
     _mix_state(network, seed)
     call = functools.partial(_checked_heatmap, method, target=target, seed=seed)
-    heatmaps = call(network, images)
-    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
-        with mode():
-            again = call(network, images)
-        require(
-            torch.equal(heatmaps, again),
-            f"Heatmaps must be the same under one seed, but they differ by "
-            f"{(heatmaps - again).abs().max():.2g} (second call under torch.{mode.__name__}).",
-        )
-    calls = call_in_validation(network, images, call)
-    require(calls == 2, "Heatmaps must be possible in the validation of fit and of validate.")
+    _check_calls(call, network, images, "Heatmaps must be the same under one seed")
 
 
 def _checked_heatmap(
@@ -97,6 +88,21 @@ def _checked_heatmap(
     require(bool((heatmaps >= 0).all()), f"Heatmaps must be >= 0, but got {heatmaps.min():.3g}.")
     require(not heatmaps.requires_grad, "Heatmaps must not carry a graph; detach them.")
     return heatmaps.clone()
+
+
+def _check_calls(
+    call: Callable[[nn.Module, Tensor], Tensor], network: nn.Module, images: Tensor, rule: str
+) -> None:
+    """The same result in every gradient mode, and a call in each kind of validation."""
+    first = call(network, images)
+    for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with mode():
+            again = call(network, images)
+        off = (first - again).abs().max()
+        message = f"{rule}, but they differ by {off:.2g} (second call under torch.{mode.__name__})."
+        require(torch.equal(first, again), message)
+    what, calls = rule.split()[0], call_in_validation(network, images, call)
+    require(calls == 2, f"{what} must be possible in the validation of fit and of validate.")
 
 
 def _random_images(network: nn.Module, size: int, seed: int) -> Tensor:
@@ -118,6 +124,56 @@ def _mix_state(network: nn.Module, seed: int) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter)
     for number, module in enumerate(network.modules()):
         module.training = number % 2 == 0
+
+
+# -- unit visualizers ----------------------------------------------------------------------
+
+
+def check_unit_visualizer(
+    method: UnitVisualizer,
+    network: nn.Module,
+    *,
+    image_size: int = 64,
+    target: Target | None = None,
+    seed: int = 0,
+) -> None:
+    """Shape, values in [0, 1], no trace on the network, the same result whatever seed torch has.
+
+    Runs where `check_heatmap_method` does.
+
+    Args:
+        method: what is checked.
+        network: puts out logits ``(N, C)``; a copy of it is used.
+        image_size: side of the images, in pixels.
+        target: 4 units, as there are 4 images; None asks for units 0 .. 3 (modulo C) of the
+            output layer.
+        seed: of the images.
+
+    Raises:
+        ContractError: naming the rule that is broken.
+    """
+    network = copy.deepcopy(network)
+    images = _random_images(network, image_size, seed)
+    target = target or _first_units(network, images)
+    _mix_state(network, seed)
+    call = functools.partial(_checked_pictures, method, target=target)
+    _check_calls(call, network, images, "Pictures must be the same in every call")
+
+
+def _checked_pictures(
+    method: UnitVisualizer, network: nn.Module, images: Tensor, *, target: Target
+) -> Tensor:
+    with leaves_no_trace(network, images, target.units):
+        pictures = method(network, target, images)
+    shape = tuple(pictures.shape)
+    fits = len(shape) == 4 and shape[:2] == (len(target.units), 3)
+    rule = f"({len(target.units)}, 3, height, width)"
+    require(fits, f"Pictures must have shape {rule}, but got {shape}.")
+    require(pictures.dtype == torch.float32, f"Pictures must be float32, not {pictures.dtype}.")
+    inside = bool(((pictures >= 0) & (pictures <= 1)).all())
+    require(inside, "Pictures must lie in [0, 1], but some values do not.")
+    require(not pictures.requires_grad, "Pictures must not carry a graph; detach them.")
+    return pictures.clone()
 
 
 # -- filter objectives ---------------------------------------------------------------------

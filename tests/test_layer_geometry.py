@@ -5,9 +5,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from interp_train.layer_geometry import geometry_of, grid_of, measure_geometry, trace_layers
+from interp_train.layer_geometry import (
+    cells_of,
+    geometry_of,
+    grid_of,
+    measure_geometry,
+    trace_layers,
+)
 from interp_train.operation_geometry import UNKNOWN
 from interp_train.structures import LayerGeometry
+from tests.contracts.options import small_network
 
 
 class Branches(nn.Module):
@@ -224,3 +231,25 @@ class Constant(nn.Module):
 
     def forward(self, maps):
         return maps * 0
+
+
+def test_cells_are_stated_traced_or_measured():
+    network = small_network()
+    images = torch.zeros(1, 3, 64, 64)
+    top = network.taps["top"]
+    assert cells_of(network, top, images) == network.geometry(top)
+    strided = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4, padding=2), nn.ReLU())
+    assert cells_of(strided, "1", images) == LayerGeometry(4.0, 0.0, 5.0)
+
+    class Shuffled(nn.Module):
+        """With an operation that the recursion does not know."""
+
+        def __init__(self):
+            super().__init__()
+            self.body, self.copy = strided[0], nn.Identity()
+
+        def forward(self, images):
+            maps = self.body(images)
+            return self.copy(torch.stack([maps, maps]).mean(0)).mean((-2, -1))
+
+    assert cells_of(Shuffled(), "copy", images) == LayerGeometry(4.0, 0.0, 5.0)

@@ -16,7 +16,7 @@ class Objective(nn.Module):
 def test_a_contract_is_met_by_shape_not_by_inheritance():
     assert isinstance(Objective(), FilterObjective)
     assert isinstance(lambda network, images, target: images, HeatmapMethod)
-    assert isinstance(lambda network, target: target, UnitVisualizer)
+    assert isinstance(lambda network, target, images: images, UnitVisualizer)
 
 
 def test_an_incomplete_method_does_not_meet_it():

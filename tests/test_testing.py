@@ -14,6 +14,7 @@ from interp_train.testing import (
     check_filter_objective,
     check_heatmap_method,
     check_metric_merges,
+    check_unit_visualizer,
     leaves_no_trace,
     run_on_two_processes,
 )
@@ -139,6 +140,58 @@ def needs_gradients(network, images, target):
 def test_a_method_that_needs_gradients_and_does_not_enable_them_fails():
     with pytest.raises((ContractError, RuntimeError)):
         check_heatmap_method(needs_gradients, small_network())
+
+
+class MeanImage:
+    """The mean image of the sample, for every unit; keeps the contract but for one misdeed."""
+
+    def __init__(self, misdeed=None):
+        self.misdeed = misdeed
+        self.calls = 0
+
+    def __call__(self, network, target, images):
+        self.calls += 1
+        pictures = (
+            images.detach().mean(0, keepdim=True).sigmoid().repeat(len(target.units), 1, 1, 1)
+        )
+        pictures = pictures.clone()
+        if self.misdeed == "one picture":
+            return pictures[:1]
+        if self.misdeed == "too bright":
+            return pictures + 1
+        if self.misdeed == "double":
+            return pictures.double()
+        if self.misdeed == "carries a graph":
+            return pictures.requires_grad_()
+        if self.misdeed == "changes":
+            return pictures / self.calls
+        if self.misdeed == "draws":
+            torch.rand(1)
+        if self.misdeed == "leaves a hook":
+            network.register_forward_hook(lambda *_: None)
+        return pictures
+
+
+def test_a_unit_visualizer_that_keeps_the_contract_passes():
+    check_unit_visualizer(MeanImage(), small_network())
+    check_unit_visualizer(MeanImage(), small_network(), target=Target("top", torch.zeros(4).long()))
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "rule"),
+    [
+        ("one picture", r"must have shape \(4, 3, height, width\), but got \(1, 3, 64, 64\)"),
+        ("too bright", r"must lie in \[0, 1\]"),
+        ("double", "must be float32, not torch.float64"),
+        ("carries a graph", "must not carry a graph"),
+        ("changes", "must be the same in every call, but they differ"),
+        ("draws", "must leave torch's random state as it was"),
+        ("leaves a hook", "must leave hooks as it was"),
+    ],
+)
+def test_each_misdeed_of_a_unit_visualizer_is_named(misdeed, rule):
+    with pytest.raises(ContractError, match=rule):
+        check_unit_visualizer(MeanImage(misdeed), small_network())
 
 
 class Sparsity(nn.Module):

@@ -1,11 +1,11 @@
 """What the methods that weight a layer's maps start from: maps, gradients, and where cells lie."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from interp_train.layer_geometry import geometry_of, measure_geometry, trace_layers
+from interp_train.layer_geometry import cells_of
 from interp_train.receptive_field import upsampled
 from interp_train.structures import LayerGeometry, Target
 from interp_train.target_scores import (
@@ -100,16 +100,3 @@ def check_maps(output: Tensor, layer: str) -> None:
             f"`layer` must put out maps (N, K, h, w), but {layer!r} put out "
             f"{tuple(output.shape)}. Name a convolution or its ReLU."
         )
-
-
-def cells_of(network: nn.Module, layer: str, images: Tensor) -> LayerGeometry:
-    """Where the cells of a layer lie: as the network states it, else traced, else measured."""
-    stated: Any = getattr(network, "geometry", None)
-    if callable(stated):
-        geometry: LayerGeometry = stated(layer)
-        return geometry
-    channels, height, width = images.shape[1:]
-    traces = trace_layers(network, (channels, height, width), run=network.forward)
-    grid = traces[layer].grid if layer in traces else None
-    found = geometry_of(grid) if isinstance(grid, tuple) else None
-    return found or measure_geometry(network, [layer])[layer]

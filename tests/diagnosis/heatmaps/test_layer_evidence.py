@@ -1,11 +1,9 @@
 import pytest
 import torch
-from torch import nn
 
-from interp_train.diagnosis.heatmaps.layer_evidence import cells_of, layer_evidence, layer_maps
-from interp_train.structures import LayerGeometry, Target
+from interp_train.diagnosis.heatmaps.layer_evidence import layer_evidence, layer_maps
+from interp_train.structures import Target
 from interp_train.target_scores import scores_of_target
-from tests.contracts.options import small_network as backbone
 from tests.diagnosis.heatmaps.networks import (
     labels,
     random_images,
@@ -42,28 +40,6 @@ def test_maps_alone_are_the_same_without_gradients():
     assert torch.equal(found.activations, expected.activations)
     assert found.gradients.numel() == 0
     assert not found.activations.requires_grad
-
-
-def test_cells_are_stated_traced_or_measured():
-    network = backbone()
-    images = torch.zeros(1, 3, 64, 64)
-    top = network.taps["top"]
-    assert cells_of(network, top, images) == network.geometry(top)
-    strided = nn.Sequential(nn.Conv2d(3, 4, 5, stride=4, padding=2), nn.ReLU())
-    assert cells_of(strided, "1", images) == LayerGeometry(4.0, 0.0, 5.0)
-
-    class Shuffled(nn.Module):
-        """With an operation that the recursion does not know."""
-
-        def __init__(self):
-            super().__init__()
-            self.body, self.copy = strided[0], nn.Identity()
-
-        def forward(self, images):
-            maps = self.body(images)
-            return self.copy(torch.stack([maps, maps]).mean(0)).mean((-2, -1))
-
-    assert cells_of(Shuffled(), "copy", images) == LayerGeometry(4.0, 0.0, 5.0)
 
 
 def test_values_stand_at_the_centres_of_receptive_fields():

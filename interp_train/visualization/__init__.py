@@ -1,0 +1,1 @@
+"""Network and units -> pictures of what the units encode."""
