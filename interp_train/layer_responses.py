@@ -79,7 +79,7 @@ class LayerResponses:
         """
         images = self.images if images is None else images
         with torch.no_grad():
-            parts = images.split(batch_size)
+            parts = torch.split(images, batch_size)
             return torch.cat([self(part)[:, self.units] for part in parts])
 
     def geometry(self, maps: Tensor) -> LayerGeometry:

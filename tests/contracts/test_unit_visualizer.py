@@ -11,7 +11,7 @@ from tests.contracts.options import built, options, small_network
 METHODS = options("unit_visualizer")
 
 # What takes minutes with its defaults is checked with less of the same.
-QUICK = {}
+QUICK = {"activation_maximisation": {"steps": 3}}
 
 
 def quick(name):
