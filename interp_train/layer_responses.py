@@ -98,16 +98,23 @@ class LayerResponses:
 
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
             kept.append(output.clone())
+
+        def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if len(kept) == self._calls:
                 raise _Reached
 
-        handle = self.network.get_submodule(self.layer).register_forward_hook(keep, prepend=True)
+        module = self.network.get_submodule(self.layer)
+        handles = [  # before and after all other hooks of the layer
+            module.register_forward_hook(keep, prepend=True),
+            module.register_forward_hook(stop),
+        ]
         try:
             self.network(images)
         except _Reached:
             pass
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         if not kept:
             raise ValueError(
                 f"`target.layer` must run in the forward pass, but {self.layer!r} did not. "

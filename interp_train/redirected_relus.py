@@ -48,7 +48,7 @@ class RedirectedRelus(TorchFunctionMode):
 
 def redirected_relu(values: Tensor, high: float = math.inf) -> Tensor:
     """The values cut off below 0 and above `high`, with a redirected gradient, ``(N, ...)``."""
-    found: Tensor = _Redirected.apply(values, high)  # type: ignore[no-untyped-call]
+    found: Tensor = _Redirected.apply(values, high)
     return found
 
 
@@ -69,7 +69,7 @@ class _Redirected(torch.autograd.Function):
         return values.clamp(0, high)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (values,) = ctx.saved_tensors
         plain = torch.where((values > 0) & (values < ctx.high), gradient, 0)
         # A positive gradient would lower what is closed already.

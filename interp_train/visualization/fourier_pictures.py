@@ -88,7 +88,8 @@ def initial_coefficients(channels: int, size: tuple[int, int], seed: int) -> Ten
     """Small random coefficients of one picture, ``(channels, H, W // 2 + 1, 2)``, on the CPU."""
     height, width = size
     generator = torch.Generator().manual_seed(seed)
-    return 0.01 * torch.randn(channels, height, width // 2 + 1, 2, generator=generator)
+    draws = torch.randn(channels, height, width // 2 + 1, 2, generator=generator)
+    return draws * 0.01
 
 
 def pictures_of(coefficients: Tensor, scale: Tensor, colours: Colours, width: int) -> Tensor:
