@@ -79,7 +79,7 @@ def frequency_scale(height: int, width: int, decay: float) -> Tensor:
     """
     rows = torch.fft.fftfreq(height)[:, None]
     plane = (rows**2 + torch.fft.fftfreq(width) ** 2).sqrt()
-    weights = plane.clamp(min=1 / max(height, width)) ** -decay
+    weights: Tensor = plane.clamp(min=1 / max(height, width)) ** -decay
     weights = weights / weights.square().mean().sqrt()
     return weights[:, : width // 2 + 1]
 

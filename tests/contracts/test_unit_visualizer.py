@@ -11,7 +11,11 @@ from tests.contracts.options import built, options, small_network
 METHODS = options("unit_visualizer")
 
 # What takes minutes with its defaults is checked with less of the same.
-QUICK = {"activation_maximisation": {"steps": 3}}
+QUICK = {
+    "activation_maximisation": {"steps": 3},
+    "feature_inversion": {"steps": 3},
+    "measured_receptive_field": {"num_occluded": 1, "patch_size": 16, "stride": 16},
+}
 
 
 def quick(name):
