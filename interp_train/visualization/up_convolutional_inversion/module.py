@@ -11,7 +11,7 @@ layer's maps, and in standardising each unit before it is decoded.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torchmetrics import MeanMetric
 from interp_train.activations import ActivationTap
 from interp_train.backbones.backbone import Backbone
 from interp_train.figures import unnormalised
+from interp_train.protocols import FilterObjective
 from interp_train.structures import Batch, DataInfo, StepOutputs
 from interp_train.systems import LearnedSystem
 from interp_train.target_scores import evaluation_mode
@@ -36,7 +37,7 @@ class UpConvolutionalInversion(LearnedSystem):
     if nothing is known.
 
     Args:
-        network: fixed; it needs a classifier, whose logits are the step's outputs.
+        network: fixed; without a classifier it gets an untrained one, whose logits nobody reads.
         data_info: gives image size and normalisation.
         objectives: must be empty; a fixed network has no filters to train.
         layer: dotted name or tap alias of what is inverted.
@@ -53,7 +54,7 @@ class UpConvolutionalInversion(LearnedSystem):
         self,
         network: Backbone,
         data_info: DataInfo,
-        objectives: Mapping[str, Any] | None = None,
+        objectives: Mapping[str, FilterObjective] | None = None,
         *,
         layer: str = "top",
         convolutions: int = 2,
@@ -67,6 +68,8 @@ class UpConvolutionalInversion(LearnedSystem):
                 f"`objectives` must be empty for an inversion, whose network is fixed, but got "
                 f"{sorted(objectives)}. Set filter_objective=none."
             )
+        if not (network.readout or network.has_head):  # a step has logits; nobody reads these
+            network.resize_classifier(max(1, len(data_info.class_names)))
         self.network.requires_grad_(False)
         (self.layer,) = self.request_layers([layer])
         image_shape = (data_info.channels, data_info.image_size, data_info.image_size)
