@@ -22,7 +22,7 @@ from interp_train.callbacks.dissection_pictures import DissectionPictures, Image
 from interp_train.callbacks.figure_writer import figure_writer_of
 from interp_train.callbacks.layer_metrics import LayerMetricCallback
 from interp_train.callbacks.pinned_images import ToBatch
-from interp_train.callbacks.probe_set import ConceptNames, ProbeSet, check_probe_set
+from interp_train.callbacks.probe_set import ConceptNames, ProbeSet, checked_probe_set
 from interp_train.callbacks.random_network import activations_of, measured_network
 from interp_train.callbacks.time_budget import TimeBudget
 from interp_train.collectives import num_processes
@@ -71,10 +71,9 @@ class Dissection(LayerMetricCallback):
         half_precision: see there.
         cache_bytes: see there; per layer and network.
         seed: see there.
-        pictures: draws ``dissection/<layer>/detectors``, ``curves`` and ``units``.
-        num_units: units in the last of them; 0 leaves it out. Loaders must not shuffle.
-        num_images: top images of each.
-        picture_size: side of a picture, in pixels.
+        num_units: in ``dissection/<layer>/units``, beside ``detectors`` and ``curves``; 0 draws no
+            pictures. Loaders of pictured images must not shuffle.
+        num_images: top images of each unit.
         budget_seconds: see `TimeBudget`.
         budget_share: see there.
         concept_names: see `DissectionMetric`.
@@ -90,6 +89,12 @@ class Dissection(LayerMetricCallback):
     name = "dissection"
     group = "dissection"
     headlines = HEADLINES
+    history: dict[str, dict[str, dict[int, float]]]  # from `setup` on, like the next
+    _twin_counts: dict[str, dict[str, float]]
+    _data: Any = None
+    _num_images: int | None = None
+    _num_batches = _total = _twin_batches = 0
+    _twin_late = False
 
     def __init__(
         self,
@@ -108,10 +113,8 @@ class Dissection(LayerMetricCallback):
         half_precision: bool = True,
         cache_bytes: int = 1_073_741_824,
         seed: int = 0,
-        pictures: bool = True,
         num_units: int = 8,
         num_images: int = 6,
-        picture_size: int = 112,
         budget_seconds: float | None = None,
         budget_share: float | None = None,
         concept_names: ConceptNames | None = None,
@@ -129,18 +132,10 @@ class Dissection(LayerMetricCallback):
             "shuffled_masks": shuffled_masks, "half_precision": half_precision,
             "cache_bytes": cache_bytes, "seed": seed,
         }  # fmt: skip
-        check_probe_set(probe_set)
         DissectionMetric(**self.options)  # wrong values fail here, not at the first validation
-        self.pictures = DissectionPictures(num_units, num_images, picture_size)
-        self.draws, self.budget = pictures, TimeBudget(budget_seconds, budget_share)
-        self.history: dict[str, dict[str, dict[int, float]]] = {}
-        self.concept_names, self.probe_set = concept_names, probe_set
-        self._data: Any = None
-        self._num_images: int | None = None
-        self._num_batches = 0
-        self._twin_counts: dict[str, dict[str, float]] = {}
-        self._twin_late = False
-        self._twin_batches = self._total = 0
+        self.pictures = DissectionPictures(num_units, num_images)
+        self.budget = TimeBudget(budget_seconds, budget_share)
+        self.concept_names, self.probe_set = concept_names, checked_probe_set(probe_set)
 
     @property
     def state_key(self) -> str:
@@ -297,7 +292,7 @@ class Dissection(LayerMetricCallback):
             if name in _WITH_BASELINES:
                 curve = self.history.setdefault(layer, {}).setdefault(name, {})
                 curve[trainer.current_epoch] = number
-        if not self.draws or not self.budget.allows(PICTURES, module.device):
+        if not self.pictures.num_units or not self.budget.allows(PICTURES, module.device):
             return
         with self.budget.part(PICTURES):
             if trainer.is_global_zero:
@@ -315,7 +310,7 @@ class Dissection(LayerMetricCallback):
         return layer_dissection(layer, self.metrics[layer], numbers, self._twin_counts.get(layer))
 
     def _look(self, activations: Mapping[str, Tensor], batch: Any) -> None:
-        if self.draws and isinstance(batch, ConceptBatch):
+        if self.pictures.num_units and isinstance(batch, ConceptBatch):
             for name, metric in self.metrics.items():
                 self.pictures.read(name, metric, activations[name], batch.sample_ids)
 

@@ -31,6 +31,8 @@ from interp_train.evaluation.layer_dissection import LayerDissection
 from interp_train.evaluation.top_images import TopImages
 from interp_train.figures import UnitPictures, unit_figure
 
+PICTURE_SIZE = 112  # side, in pixels
+
 
 class ImageSource(NamedTuple):
     """Where the images of a dissection come from.
@@ -53,17 +55,14 @@ class DissectionPictures:
     Process 0 draws, of the images that it was shown.
 
     Args:
-        num_units: pictured per layer; 0 draws bars and curves only.
+        num_units: pictured per layer; 0 for no pictures.
         num_images: top images per unit.
-        picture_size: side of a picture, in pixels.
     """
 
-    def __init__(self, num_units: int, num_images: int, picture_size: int) -> None:
+    def __init__(self, num_units: int, num_images: int) -> None:
         check_range("num_units", num_units, 0)
         check_range("num_images", num_images, 1)
-        check_range("picture_size", picture_size, 8)
         self.num_units, self.num_images = num_units, num_images
-        self.picture_size = picture_size
         self.top: dict[str, TopImages] = {}
 
     def start(self) -> None:
@@ -72,9 +71,8 @@ class DissectionPictures:
 
     def read(self, layer: str, metric: DissectionMetric, maps: Tensor, sample_ids: Tensor) -> None:
         """Look at the maps of a batch."""
-        if self.num_units:
-            top = self.top.setdefault(layer, TopImages(self.num_images))
-            top.add(metric.rules.rounded(maps), sample_ids)
+        top = self.top.setdefault(layer, TopImages(self.num_images))
+        top.add(metric.rules.rounded(maps), sample_ids)
 
     def draw(
         self,
@@ -118,7 +116,7 @@ class DissectionPictures:
             return ShownImages(pixels, metric.rules.rounded(maps).cpu(), made.sample_ids.cpu())
 
         show = images_of_loader(source.loader, read)
-        panel = unit_panel(found, top, show, frame, number=self.num_units, size=self.picture_size)
+        panel = unit_panel(found, top, show, frame, number=self.num_units, size=PICTURE_SIZE)
         if panel is not None:
             self._submit(trainer, found.layer, panel)
 

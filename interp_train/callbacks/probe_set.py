@@ -24,10 +24,15 @@ class ProbeSet(Protocol):
         """Every image once over all processes, in the same order each time."""
 
 
-def check_probe_set(probe_set: Any) -> None:
-    """Raise ValueError for what is neither None nor a probe set."""
+def checked_probe_set(probe_set: Any) -> ProbeSet | None:
+    """`probe_set`, if it is one or None.
+
+    Raises:
+        ValueError: otherwise.
+    """
     if probe_set is not None and not isinstance(probe_set, ProbeSet):
         raise ValueError(
             f"`probe_set` must have `concept_names` and `concept_dataloader()`, but got "
             f"{type(probe_set).__name__}. Use e.g. a SegmentationFolder."
         )
+    return probe_set

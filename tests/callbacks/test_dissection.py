@@ -145,7 +145,7 @@ def test_one_forward_pass_serves_and_large_maps_cost_a_second(tmp_path):
             callback = Dissection(
                 ["relu"], **OPTIONS, to_batch=as_concept_batch, random_network=False,
                 shuffled_masks=False, cache_bytes=cache_bytes, geometry={"model.relu": GEOMETRY},
-                pictures=False,
+                num_units=0,
             )  # fmt: skip
             run = trainer(tmp_path, callbacks=[callback], limit_val_batches=4)
             run.validate(ForeignModule(), loader(spots(41)), verbose=False)

@@ -11,7 +11,7 @@ from interp_train.evaluation.layer_dissection import from_entries
 from tests.callbacks.spot_run import SpotSystem, trainer
 from tests.callbacks.test_dissection import OPTIONS, ConceptSpots, SpotProbe, logged
 
-FAST = {**OPTIONS, "num_units": 3, "num_images": 2, "picture_size": 24}
+FAST = {**OPTIONS, "num_units": 3, "num_images": 2}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_records_hold_what_the_report_draws(two_epochs):
     assert found.numbers == callback.numbers["relu"]
     assert {f"dissection/relu/{name}": v for name, v in found.numbers.items()} == numbers
     with np.load(folder / "measures" / "panels" / "dissection_relu.npz") as record:
-        assert record["pictures"].shape == (len(record["units"]), 2, 3, 24, 24)
+        assert record["pictures"].shape == (len(record["units"]), 2, 3, 112, 112)
         assert str(record["captions"][0]).startswith("unit ")
         assert record["epoch"] == 1
         assert set(record["units"].tolist()) >= {0, 1}
