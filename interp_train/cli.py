@@ -7,6 +7,7 @@ Nothing heavy is imported before the configuration stands.
 import errno
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -97,7 +98,9 @@ def run_verb(name: str, argv: list[str]) -> int:
     if name == "evaluate":
         argv = with_open_data(argv)
     if name == "dissect":
-        argv = with_own_probe_set(argv)
+        argv = [
+            re.sub(r"^([+~]*)probe_set\.", r"\1callbacks.dissection.probe_set.", a) for a in argv
+        ]
     if name == "study":
         argv = with_run_overrides(argv)
     function = _resumed(argv) if name == "train" else None
@@ -165,11 +168,6 @@ def with_open_data(argv: Sequence[str]) -> list[str]:
     if any(entry.startswith("data=") for entry in argv):
         return list(argv)
     return [f"+{entry}" if entry.startswith("data.") else entry for entry in argv]
-
-
-def with_own_probe_set(argv: Sequence[str]) -> list[str]:
-    """Let ``probe_set=name`` fill the key of that name, not that of a callback as in a run."""
-    return [f"probe_set@{entry}" if entry.startswith("probe_set=") else entry for entry in argv]
 
 
 def with_run_overrides(argv: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ from interp_train.targets import build, locate
 
 # Keys of the configuration that are not arguments of `dissect`.
 _OF_THE_VERB = (
-    "path", "checkpoint", "backbone", "probe_set", "name", "output_dir", "folder", "report",
+    "path", "checkpoint", "backbone", "callbacks", "name", "output_dir", "folder", "report",
 )  # fmt: skip
 
 
@@ -37,10 +37,10 @@ def dissect_command(config: Mapping[str, Any]) -> int:
     """The verb `dissect`."""
     source = checked_source(config)
     plain = {**DEFAULTS, **config, "resume": None, "path": str(source or "")}
-    data = (config["probe_set"] or {}).get("data") or config["probe_set"]
-    with recorded_run({**plain, "data": data}) as record:
+    node = config["callbacks"]["dissection"]["probe_set"] or {}  # where runs have it, too
+    with recorded_run({**plain, "data": node.get("data") or node}) as record:
         network, system = _network(config, source)
-        probe_set = _probe_set(config, network, system)
+        probe_set = _probe_set(node, network, system)
         options = {key: value for key, value in config.items() if key not in _OF_THE_VERB}
         found = dissect(network, probe_set, progress=True, **options)
         write_dissection(found, record.folder)
@@ -85,14 +85,13 @@ def _network(
 
 
 def _probe_set(
-    config: Mapping[str, Any], network: nn.Module, system: LearnedSystem | None
+    node: Mapping[str, Any], network: nn.Module, system: LearnedSystem | None
 ) -> ProbeSet:
     """The probe set, shown at the size and with the normalisation that the network was trained on.
 
     Raises:
         ValueError: if there is none.
     """
-    node = config["probe_set"]
     if node:
         wanted = {"image_size": getattr(network, "image_size", None)}
         if system is not None:

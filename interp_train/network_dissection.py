@@ -208,6 +208,8 @@ class _Dissecting:
         places = {**geometry, **found_geometries(self.network, unknown, batch.images)}
         names = self.probe_set.concept_names
         known = {"num_images": self.length, **self.options}
+        if layers := getattr(self.probe_set, "concept_layers", None):  # several maps per category
+            known["concept_layers"] = layers
         plain = {**known, "rotated_basis": False, "shuffled_masks": False}
         for layer in self.layers:
             self.metrics[layer] = DissectionMetric(places.get(layer), names, **known)
