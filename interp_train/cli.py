@@ -96,8 +96,6 @@ def run_verb(name: str, argv: list[str]) -> int:
     argv = with_positional(verb, argv)
     if name == "evaluate":
         argv = with_open_data(argv)
-    if name == "dissect":
-        argv = with_own_probe_set(argv)
     if name == "study":
         argv = with_run_overrides(argv)
     function = _resumed(argv) if name == "train" else None
@@ -165,11 +163,6 @@ def with_open_data(argv: Sequence[str]) -> list[str]:
     if any(entry.startswith("data=") for entry in argv):
         return list(argv)
     return [f"+{entry}" if entry.startswith("data.") else entry for entry in argv]
-
-
-def with_own_probe_set(argv: Sequence[str]) -> list[str]:
-    """Let ``probe_set=name`` fill the key of that name, not that of a callback as in a run."""
-    return [f"probe_set@{entry}" if entry.startswith("probe_set=") else entry for entry in argv]
 
 
 def with_run_overrides(argv: Sequence[str]) -> list[str]:

@@ -66,3 +66,10 @@ def test_keys_of_a_probe_set_can_be_changed():
     node = node_of("cub", changes)
     assert (node["split"], node["data"]["root"]) == ("all", "x")
     assert compose_config("evaluate", ["path=x", "callbacks=[dissection]", "probe_set=camvid"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dissect_takes_every_probe_set_for_itself(name):
+    config = compose_config("dissect", ["backbone=small_cnn", f"probe_set={name}"])
+    assert "_target_" in config["probe_set"]
+    assert "callbacks" not in config
