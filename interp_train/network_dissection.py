@@ -207,9 +207,8 @@ class _Dissecting:
         unknown = [layer for layer in self.layers if layer not in geometry]
         places = {**geometry, **found_geometries(self.network, unknown, batch.images)}
         names = self.probe_set.concept_names
-        known = {"num_images": self.length, **self.options}
-        if layers := getattr(self.probe_set, "concept_layers", None):  # several maps per category
-            known["concept_layers"] = layers
+        maps = getattr(self.probe_set, "concept_layers", None)
+        known = {"num_images": self.length, "concept_layers": maps, **self.options}
         plain = {**known, "rotated_basis": False, "shuffled_masks": False}
         for layer in self.layers:
             self.metrics[layer] = DissectionMetric(places.get(layer), names, **known)

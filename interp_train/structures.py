@@ -71,6 +71,8 @@ class ConceptBatch(NamedTuple):
         concept_maps: index of the concept at each pixel, one map per concept category
             (object, part, colour, texture, scene ...), 0 = none, of any integer type,
             ``(N, M, height, width)``; the maps show what the images show, at any resolution.
+            A category whose concepts overlap may have several maps, side by side, which do not
+            repeat a label at a pixel.
     """
 
     images: Tensor

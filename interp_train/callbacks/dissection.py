@@ -170,7 +170,12 @@ class Dissection(LayerMetricCallback):
     ) -> DissectionMetric:
         """Dissection of one layer."""
         names, number = self._names_of_concepts(), self._num_images
-        return DissectionMetric(geometry, names, num_images=number, **self.options)
+        source = self._data if self.concept_names is None else None
+        source = source if self.probe_set is None else self.probe_set
+        layers = getattr(source, "concept_layers", None)
+        return DissectionMetric(
+            geometry, names, num_images=number, concept_layers=layers, **self.options
+        )
 
     def entries(self, metric: DissectionMetric, info: DataInfo | None) -> dict[str, Any]:
         """IoU, threshold and area of each unit, and the concepts."""

@@ -16,6 +16,9 @@ class ProbeSet(Protocol):
 
     Attributes:
         concept_names: category -> names; label v > 0 of its map stands for name v - 1.
+
+    A set whose categories have several maps says how many in ``concept_layers`` (category ->
+    number), see `ConceptBatch`.
     """
 
     concept_names: ConceptNames
@@ -33,6 +36,6 @@ def checked_probe_set(probe_set: Any) -> ProbeSet | None:
     if probe_set is not None and not isinstance(probe_set, ProbeSet):
         raise ValueError(
             f"`probe_set` must have `concept_names` and `concept_dataloader()`, but got "
-            f"{type(probe_set).__name__}. Use e.g. a SegmentationFolder."
+            f"{type(probe_set).__name__}. Use e.g. a SegmentationFolder, or probe_set=<name>."
         )
     return probe_set

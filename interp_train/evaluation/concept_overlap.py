@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from interp_train.checks import check_name, check_range
 from interp_train.evaluation.active_pixels import ActivePixels
 
 UNIONS = ("paper", "all", "lite")
@@ -36,25 +37,42 @@ class ConceptScheme(NamedTuple):
         categories: of the concepts, e.g. object, part, colour; M.
         category_of: index of each concept's category, C.
         sizes: number of concepts of each category, M.
+        layers: number of label maps of each category, M.
     """
 
     names: tuple[str, ...]
     categories: tuple[str, ...]
     category_of: tuple[int, ...]
     sizes: tuple[int, ...]
+    layers: tuple[int, ...]
 
     @property
     def label_type(self) -> torch.dtype:
         """The smallest integer type that holds every label."""
         return torch.uint8 if max(self.sizes) < 2**8 else torch.int16
 
+    def per_category(self, labels: Tensor, axis: int = 1) -> tuple[Tensor, ...]:
+        """The label maps of each category, of maps that lie along an axis."""
+        return torch.split(labels, list(self.layers), axis)
 
-def concept_scheme(names: Mapping[str, Sequence[str]]) -> ConceptScheme:
-    """The scheme of a mapping category -> names; label v > 0 of its map stands for name v - 1.
+
+def concept_scheme(
+    names: Mapping[str, Sequence[str]], layers: Mapping[str, int] | None = None
+) -> ConceptScheme:
+    """The scheme of a mapping category -> names; label v > 0 of its maps stands for name v - 1.
+
+    Args:
+        names: of the concepts of each category.
+        layers: how many label maps a category has, where one pixel may show several of its
+            concepts; 1 where it is not named.
 
     Raises:
-        ValueError: if there is no concept, or a category has none or too many.
+        ValueError: if there is no concept, or a category has none or too many, or `layers` does not
+            fit.
     """
+    for category, number in (layers or {}).items():
+        check_name("concept_layers", category, names, "a category of `concept_names`")
+        check_range(f"concept_layers[{category!r}]", number, 1)
     sizes = tuple(len(members) for members in names.values())
     if not sizes or not all(0 < size < 2**15 for size in sizes):
         raise ValueError(
@@ -66,6 +84,7 @@ def concept_scheme(names: Mapping[str, Sequence[str]]) -> ConceptScheme:
         categories=tuple(names),
         category_of=tuple(m for m, size in enumerate(sizes) for _ in range(size)),
         sizes=sizes,
+        layers=tuple((layers or {}).get(category, 1) for category in names),
     )
 
 
@@ -98,33 +117,53 @@ class OverlapCounts(NamedTuple):
 
 
 def label_counts(labels: Tensor, scheme: ConceptScheme) -> LabelCounts:
-    """Occurrence of the concepts in label maps ``(N, M, H, W)`` of any integer type.
+    """Occurrence of the concepts in label maps ``(N, maps, H, W)`` of any integer type.
 
     Raises:
-        ValueError: if a label has no name, or there is not one map per category.
+        ValueError: if a label has no name, maps are missing, or two maps of a category have the
+            same label at a pixel.
     """
-    if labels.dim() != 4 or labels.shape[1] != len(scheme.categories):
+    if labels.dim() != 4 or labels.shape[1] != sum(scheme.layers):
         raise ValueError(
-            f"`concept_maps` must have shape (N, {len(scheme.categories)}, H, W), one map for each "
-            f"of {', '.join(scheme.categories)}, but got {tuple(labels.shape)}."
+            f"`concept_maps` must have shape (N, {sum(scheme.layers)}, H, W), {_maps(scheme)}, but "
+            f"got {tuple(labels.shape)}."
         )
     counted = []
-    flat = labels.flatten(2)
-    images = torch.arange(len(labels), device=labels.device)[:, None]
-    for category, size in enumerate(scheme.sizes):
-        found = flat[:, category].long()
+    images = torch.arange(len(labels), device=labels.device)[:, None, None]
+    for category, maps in enumerate(scheme.per_category(labels.flatten(2))):
+        size, found = scheme.sizes[category], maps.long()
         largest = int(found.max()) if found.numel() else 0
         if largest > size:
             raise ValueError(
                 f"`concept_maps` must hold labels 0 .. {size} for the category "
                 f"{scheme.categories[category]!r}, but got {largest}. Name it in `concept_names`."
             )
+        _check_repeats(maps, scheme.categories[category])
         keys = (images * (size + 1) + found).flatten()
         counts = torch.bincount(keys, minlength=len(labels) * (size + 1))
         counted.append(counts.view(-1, size + 1)[:, 1:])
     per_image = torch.cat(counted, 1)
-    seen = torch.tensor(len(labels) * flat.shape[2], device=labels.device)
+    seen = torch.tensor(len(labels) * labels.shape[2:].numel(), device=labels.device)
     return LabelCounts(per_image.sum(0), (per_image > 0).sum(0), seen)
+
+
+def _maps(scheme: ConceptScheme) -> str:
+    """Which maps are wanted, for a message."""
+    if set(scheme.layers) == {1}:
+        return f"one map for each of {', '.join(scheme.categories)}"
+    pairs = zip(scheme.layers, scheme.categories, strict=True)
+    return " and ".join(f"{number} for {category}" for number, category in pairs)
+
+
+def _check_repeats(maps: Tensor, category: str) -> None:
+    """A pixel counts once for a concept."""
+    for layer in range(1, maps.shape[1]):
+        same = (maps[:, :layer] == maps[:, layer, None]) & (maps[:, layer, None] > 0)
+        if same.any():
+            raise ValueError(
+                f"`concept_maps` of the category {category!r} must have each label once per pixel, "
+                f"but two of its maps share one. Set it to 0 in the later map."
+            )
 
 
 def overlap_counts(
@@ -138,7 +177,7 @@ def overlap_counts(
 
     Args:
         pieces: pixels above the lowest level of each unit.
-        labellings: each label maps of any integer type, ``(N, M, H, W)``.
+        labellings: each label maps of any integer type, ``(N, maps, H, W)``, category by category.
         levels: of each unit, descending, ``(K, Q)``.
         scheme: the concepts.
         union: see `UNIONS`.
@@ -175,14 +214,16 @@ class _Tally:
         places = images * self.bins + units
         self.area += torch.bincount(places, minlength=len(self.area))
         num_maps, size = self.flat.shape[1:]
-        begin, keys = images * (num_maps * size) + pixels, units * self.width
+        place, keys = images * (num_maps * size) + pixels, units * self.width
         for category, length in enumerate(self.scheme.sizes):
-            labels = self.flat.take(begin + category * size).long()
-            self.found += torch.bincount(keys + labels, minlength=len(self.found))
+            for _ in range(self.scheme.layers[category]):
+                labels = self.flat.take(place).long()
+                self.found += torch.bincount(keys + labels, minlength=len(self.found))
+                place = place + size
+                if self.union == "lite":
+                    there = places[labels > 0]
+                    self.labelled[category] += torch.bincount(there, minlength=len(self.area))
             keys = keys + (length + 1)
-            if self.union == "lite":
-                there = places[labels > 0]
-                self.labelled[category] += torch.bincount(there, minlength=len(self.area))
 
     def counts(self) -> OverlapCounts:
         """The sums; a pixel above a level is above all lower ones."""
@@ -201,7 +242,8 @@ class _Tally:
     def _counting(self, category: int) -> Tensor:
         """Which images count, ``(N, 1, 1)`` or ``(N, K, Q)``."""
         if self.union == "paper":
-            return (self.flat[:, category].amax(1) > 0)[:, None, None]
+            maps = self.scheme.per_category(self.flat)[category]
+            return (maps.amax((1, 2)) > 0)[:, None, None]
         met = self.labelled[category].view(-1, self.num_units, self.num_levels)
         counts: Tensor = met.cumsum(2) > 0
         return counts

@@ -110,6 +110,7 @@ class DissectionMetric(Metric):
             counting, the rotated maps need as much once more.
         num_images: at most so many are shown, over all processes; None: needs the cache.
         seed: of the rotation and the exchange.
+        concept_layers: category -> number of its label maps, where it is not 1.
 
     Attributes:
         result: of the latest `compute`.
@@ -137,6 +138,7 @@ class DissectionMetric(Metric):
         cache_bytes: int = 1_073_741_824,
         num_images: int | None = None,
         seed: int = 0,
+        concept_layers: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         _check_quantiles(quantiles)
@@ -145,7 +147,9 @@ class DissectionMetric(Metric):
         check_range("least_iou", least_iou, 0.0, 1.0)
         check_range("cache_bytes", cache_bytes, 0)
         self.geometry = geometry
-        self.scheme = concept_scheme(concept_names) if concept_names is not None else None
+        self.scheme = None
+        if concept_names is not None:
+            self.scheme = concept_scheme(concept_names, concept_layers)
         self.rules = Rules(tuple(quantiles), threshold_on, union, half_precision)
         self.least_iou, self.least_images = least_iou, least_images
         self.rotated_basis, self.shuffled_masks = rotated_basis, shuffled_masks

@@ -211,6 +211,29 @@ def test_the_synthetic_creatures_carry_their_concepts(tmp_path):
         assert first == second
 
 
+class OverlappingProbe:
+    """Concepts of one category that overlap: two maps."""
+
+    concept_names = {"spot": ("red", "green", "wide red")}
+    concept_layers = {"spot": 2}
+
+    def concept_dataloader(self):
+        batch = as_concept_batch(spots(21))
+        maps = batch.concept_maps[:, :1]
+        wide = torch.nn.functional.max_pool2d((maps == 1).float(), 5, 1, 2).long() * 3
+        return loader(batch._replace(concept_maps=torch.cat([maps, wide], 1)), batch_size=5)
+
+
+def test_a_probe_set_may_have_several_maps_of_a_category(tmp_path):
+    callback = Dissection(["top"], quantiles=(0.03,), probe_set=OverlappingProbe())
+    run = trainer(tmp_path, callbacks=[callback])
+    run.validate(SpotSystem(), datamodule=SpotData(), verbose=False)
+    result = callback.metrics["relu"].result
+    assert result.iou.shape == (4, 1, 3)
+    assert (result.iou[0, 0, [0, 2]] > 0.3).all()  # the same unit sees both
+    assert "dissection/relu/unique_spot" in logged(run)
+
+
 def test_what_is_missing_is_said(tmp_path):
     callback = Dissection(["top"])
     run = trainer(tmp_path, callbacks=[callback])

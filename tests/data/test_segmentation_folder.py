@@ -63,6 +63,67 @@ def test_a_choice_of_photos_stays_when_more_are_added(tmp_path):
     assert SegmentationFolder(str(tmp_path / "b"), max_images=3).pairs == more[:3]
 
 
+def test_nested_folders_endings_and_lists(tmp_path):
+    for town, count in (("bonn", 2), ("ulm", 3)):
+        for number in range(count):
+            stem = f"{town}/{number}"
+            write_photo(tmp_path / "images" / f"{stem}_photo.jpg", seed=number)
+            write_photo(tmp_path / "images" / f"{stem}_depth.png")
+            values = np.full((48, 64), count, dtype=np.uint16)
+            (tmp_path / "labels" / town).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(tmp_path / "labels" / f"{stem}_ids.png")
+    (tmp_path / "classes.txt").write_text("2 in Bonn\n3 in Ulm\n")
+    endings = {"image_ending": "_photo", "label_ending": "_ids", "label_size": 3}
+    probe = SegmentationFolder(str(tmp_path), **endings)
+    assert len(probe) == 5
+    batch = probe.__getitems__(range(5))
+    assert len(batch.sample_ids.unique()) == 5
+    towns = [photo.parent.name for photo, _ in probe.pairs]
+    expected = [1 if town == "bonn" else 2 for town in towns]
+    assert batch.concept_maps[:, 0, 1, 1].tolist() == expected
+    (tmp_path / "val.txt").write_text("ulm/1\nbonn/0\n")
+    some = SegmentationFolder(str(tmp_path), listed="val.txt", **endings)
+    assert {path.name for _, path in some.pairs} == {"1_ids.png", "0_ids.png"}
+    (tmp_path / "val.txt").write_text("ulm/1\nulm/7\n")
+    with pytest.raises(ValueError, match=r"1 of 5 photos and 5 label maps stand alone \(ulm/7\)"):
+        SegmentationFolder(str(tmp_path), listed="val.txt", **endings)
+
+
+def test_colours_may_stand_for_names(tmp_path):
+    root = write_folder(tmp_path, 1, "64 0 128\tsky\n0 64 128\troad\n0 0 0 void\n")
+    colours = np.zeros((48, 64, 3), dtype=np.uint8)
+    colours[:, :32], colours[:24, 32:] = (64, 0, 128), (0, 64, 128)
+    Image.fromarray(colours).save(tmp_path / "labels" / "p0.png")
+    batch = SegmentationFolder(root, ignored=["void"], label_size=2)[0]
+    assert batch.concept_maps.tolist() == [[[[1, 2], [1, 0]]]]
+    colours[0] = (1, 2, 3)
+    Image.fromarray(colours).save(tmp_path / "labels" / "p0.png")
+    with pytest.raises(ValueError, match=r"must have a name, but .* has \[\[1, 2, 3\]\]"):
+        SegmentationFolder(root, label_size=48)[0]
+
+
+def test_rare_concepts_are_covered(tmp_path):
+    root = write_folder(tmp_path, 12, "0 common\n1 rare\n")
+    order = [photo.stem for photo, _ in SegmentationFolder(root).pairs]
+    for rank, stem in enumerate(order):
+        values = np.full((48, 64), int(rank in (5, 9)), dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / "labels" / f"{stem}.png")
+    plain = SegmentationFolder(root, max_images=4)
+    assert [photo.stem for photo, _ in plain.pairs] == order[:4]
+    covered = SegmentationFolder(root, max_images=4, least_per_concept=2)
+    assert [photo.stem for photo, _ in covered.pairs] == [order[k] for k in (0, 1, 5, 9)]
+    with pytest.raises(ValueError, match="`max_images` must be at least 4 so that .* but got 3"):
+        SegmentationFolder(root, max_images=3, least_per_concept=2)
+
+
+def test_a_name_below_the_data_folder_will_do(tmp_path, monkeypatch):
+    write_folder(tmp_path / "roads")
+    monkeypatch.setenv("INTERP_TRAIN_DATA", str(tmp_path))
+    assert len(SegmentationFolder("roads")) == 5
+    with pytest.raises(FileNotFoundError, match="the folder of the data set must exist, .*/rails"):
+        SegmentationFolder("rails")
+
+
 def test_errors(tmp_path):
     root = write_folder(tmp_path / "a")
     with pytest.raises(ValueError, match="`root` must be the folder of the photos, but got None"):

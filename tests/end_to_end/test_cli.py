@@ -207,5 +207,8 @@ def test_every_option_of_every_group_composes(file):
               "trainer", "logger", "experiment")  # fmt: skip
     if group == "study":
         assert compose_config("study", [f"study={option}"])["row_definitions"]
+    elif group == "probe_set":
+        config = compose_config("train", ["callbacks=[dissection]", f"probe_set={option}"])
+        assert "_target_" in config["callbacks"]["dissection"]["probe_set"]
     elif group in listed and option != "custom":
         assert compose_config("train", [f"{group}={option}"])

@@ -154,3 +154,52 @@ def test_errors():
     labels[0, 1, 0, 0] = 3
     with pytest.raises(ValueError, match=r"labels 0 \.\. 2 for the category 'colour', but got 3"):
         label_counts(labels, scheme)
+
+
+@pytest.mark.parametrize("union", UNIONS)
+def test_several_maps_of_a_category_count_like_masks(union):
+    """Concepts of one category that overlap; mask by mask."""
+    scheme = concept_scheme({"part": ("a", "b", "c"), "colour": ("red",)}, {"part": 2})
+    assert scheme.layers == (2, 1)
+    masks = torch.rand(6, 3, 8, 8) < torch.tensor([0.4, 0.3, 0.2])[:, None, None]
+    masks[:, 2] &= ~(masks[:, 0] & masks[:, 1])  # two maps suffice
+    masks[0] = False
+    labels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    for part in range(3):
+        free = labels[:, 0] == 0
+        labels[:, 0][masks[:, part] & free] = part + 1
+        labels[:, 1][masks[:, part] & ~free] = part + 1
+    labels[:, 2, :4] = 1
+    active = torch.rand(6, 4, 8, 8) < 0.2
+    active[:, 3] = masks[:, 1]
+    levels = torch.zeros(4, 1)
+    (counts,) = overlap_counts([pixels_of(active)], [labels], levels, scheme, union)
+    everything = torch.cat([masks, (labels[:, 2] == 1)[:, None]], 1)
+    overlap = (active[:, :, None] & everything[:, None]).flatten(3).sum(3)
+    assert torch.equal(counts.intersection[:, 0], overlap.sum(0))
+    any_part = masks.any(1)
+    annotated = {
+        "paper": any_part.flatten(1).any(1)[:, None],
+        "all": torch.ones(6, 1),
+        "lite": (active & any_part[:, None]).flatten(2).any(2),
+    }[union]
+    area = active.flatten(2).sum(2)
+    assert torch.equal(counts.active[:, 0, 0], (area * annotated).sum(0).long())
+    found = label_counts(labels, scheme)
+    assert found.pixels.tolist() == everything.sum((0, 2, 3)).tolist()
+    assert found.images.tolist() == everything.flatten(2).any(2).sum(0).tolist()
+    iou = dataset_iou(counts, found, scheme)[3, 0]
+    assert iou.argmax() == 1
+    assert iou[1] == 1 or union != "paper"
+
+
+def test_layers_that_do_not_fit():
+    with pytest.raises(ValueError, match="`concept_layers` must name a category .* got 'parts'"):
+        concept_scheme({"part": ["a"]}, {"parts": 2})
+    with pytest.raises(ValueError, match=r"`concept_layers\['part'\]` must be >= 1, but got 0"):
+        concept_scheme({"part": ["a"]}, {"part": 0})
+    scheme = concept_scheme({"part": ["a"], "object": ["b"]}, {"part": 2})
+    with pytest.raises(ValueError, match=r"\(N, 3, H, W\), 2 for part and 1 for object, but got"):
+        label_counts(torch.zeros(1, 2, 4, 4, dtype=torch.uint8), scheme)
+    with pytest.raises(ValueError, match="'part' must have each label once per pixel, but two"):
+        label_counts(torch.ones(1, 3, 4, 4, dtype=torch.uint8), scheme)
