@@ -41,6 +41,11 @@ VERBS = {
         "interp_train.dissection_folder:dissect_command", "label a network's units", "path"
     ),
     "explain": Verb("interp_train.explanation:explain_command", "explain single images", "path"),
+    "evaluate_heatmaps": Verb(
+        "interp_train.heatmap_comparison:evaluate_heatmaps_command",
+        "compare heatmap methods",
+        "path",
+    ),
     "study": Verb("interp_train.study:study_command", "train rows x data x seeds, compare them"),
     "report": Verb("interp_train.commands:report_command", "write report.html of a folder", "path"),
     "benchmark": Verb(
@@ -50,7 +55,7 @@ VERBS = {
 }
 
 # Verbs that look at a trained network, with its data or with others.
-_OF_A_RUN = ("evaluate", "explain")
+_OF_A_RUN = ("evaluate", "evaluate_heatmaps", "explain")
 
 # Exceptions that tell a user what to change; others are shown with their traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
