@@ -125,9 +125,7 @@ def test_masks_are_those_of_the_part_or_its_box():
     masks = torch.rand(2, 2, 5, 5) > 0.5
     exact = evidence_masks(batch._replace(part_masks=masks), ["head", "tail"], "tail")
     assert torch.equal(exact, masks[:, 1:])
-    with pytest.raises(
-        ValueError, match="`part` must name a part .* got 'hed'.*head"
-    ):
+    with pytest.raises(ValueError, match="`part` must name a part .* got 'hed'.*head"):
         evidence_masks(batch, ["head", "tail"], "hed")
 
 
