@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "dissect", "load"]
+__all__ = ["__version__", "dissect", "explain", "load"]
 
 if TYPE_CHECKING:
+    from interp_train.explanation import explain
     from interp_train.network_dissection import dissect
     from interp_train.systems import load_system as load
 
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from interp_train.network_dissection import dissect
 
         return dissect
+    if name == "explain":
+        from interp_train.explanation import explain
+
+        return explain
     if name == "load":
         from interp_train.systems import load_system
 

@@ -40,6 +40,12 @@ VERBS = {
     "dissect": Verb(
         "interp_train.dissection_folder:dissect_command", "label a network's units", "path"
     ),
+    "explain": Verb("interp_train.explanation:explain_command", "explain single images", "path"),
+    "evaluate_heatmaps": Verb(
+        "interp_train.heatmap_comparison:evaluate_heatmaps_command",
+        "compare heatmap methods",
+        "path",
+    ),
     "study": Verb("interp_train.study:study_command", "train rows x data x seeds, compare them"),
     "report": Verb("interp_train.commands:report_command", "write report.html of a folder", "path"),
     "benchmark": Verb(
@@ -47,6 +53,9 @@ VERBS = {
     ),
     "layers": Verb("interp_train.commands:layers_command", "list the layers of a backbone"),
 }
+
+# Verbs that look at a trained network, with its data or with others.
+_OF_A_RUN = ("evaluate", "evaluate_heatmaps", "explain")
 
 # Exceptions that tell a user what to change; others are shown with their traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
@@ -95,7 +104,7 @@ def run_verb(name: str, argv: list[str]) -> int:
             trust(package)
     argv = without_config_dir(argv)
     argv = with_positional(verb, argv)
-    if name == "evaluate":
+    if name in _OF_A_RUN:
         argv = with_open_data(argv)
     if name == "dissect":
         argv = [
@@ -163,7 +172,7 @@ def with_positional(verb: Verb, argv: Sequence[str]) -> list[str]:
 def with_open_data(argv: Sequence[str]) -> list[str]:
     """Let ``data.key=value`` change the data of the run that is evaluated.
 
-    Its keys are those of that run, which the configuration of `evaluate` cannot list.
+    Its keys are those of that run, which the configuration of the verb cannot list.
     """
     if any(entry.startswith("data=") for entry in argv):
         return list(argv)

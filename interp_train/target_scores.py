@@ -85,11 +85,14 @@ class TargetScores:
         scores = response.gather(1, units.repeat_interleave(copies)[:, None])
         return scores.view(images.shape[:-3])
 
-    def above(self, layer: str) -> tuple[Tensor, Tensor]:
+    def above(
+        self, layer: str, change: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What a layer puts out, before a mask, and the scores ``(N,)`` as a function of it alone.
 
         Args:
             layer: dotted name.
+            change: from what the layer puts out to what takes its place; None changes nothing.
 
         Returns:
             A leaf, cut off from what lies below, of any shape; the scores.
@@ -100,8 +103,10 @@ class TargetScores:
         kept: list[Tensor] = []
 
         def cut(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            values = output.detach()
+            values = values if change is None else change(values)
             # What follows works on a copy: a ReLU in place must not change the leaf.
-            kept.append(output.detach().clone().requires_grad_())
+            kept.append(values.clone().requires_grad_())
             return kept[-1].clone()
 
         response = self._response(self.images, {layer: cut})

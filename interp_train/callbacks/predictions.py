@@ -1,5 +1,6 @@
 """Record what the network said about every validation image, for paired comparisons of runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +20,7 @@ class Predictions(Callback):
 
     Arrays of length N, sorted by `sample_ids`, each image once: `sample_ids`, `labels`,
     `predictions` (category or `BACKGROUND`) and `confidences` (probability of the prediction).
+    Beside them `class_names`, empty where the module does not know them.
     """
 
     def __init__(self) -> None:
@@ -60,7 +62,9 @@ class Predictions(Callback):
             ]
             columns = [np.concatenate(c) for c in zip(*_gathered(own), strict=True)]
             if trainer.is_global_zero and len(columns[0]):
-                _write(Path(trainer.default_root_dir) / "measures", columns)
+                info = getattr(pl_module, "data_info", None)
+                names = info.class_names if info is not None else ()
+                _write(Path(trainer.default_root_dir) / "measures", columns, names)
         self._parts = []
 
 
@@ -94,11 +98,12 @@ def _gathered(own: list[npt.NDArray[Any]]) -> list[list[npt.NDArray[Any]]]:
     return found
 
 
-def _write(folder: Path, columns: list[npt.NDArray[Any]]) -> None:
+def _write(folder: Path, columns: list[npt.NDArray[Any]], class_names: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sample_ids, first = np.unique(columns[0].astype(np.int64), return_index=True)
     names = ("labels", "predictions", "confidences")
     rest = {name: column[first] for name, column in zip(names, columns[1:], strict=True)}
+    rest["class_names"] = np.array(class_names, dtype=np.str_)
     part = folder / ".predictions.part.npz"
     np.savez_compressed(part, allow_pickle=False, sample_ids=sample_ids, **rest)
     part.replace(folder / "predictions.npz")

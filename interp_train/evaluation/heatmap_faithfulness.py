@@ -20,7 +20,7 @@ Baselines: ``random``, a random order (deletion, insertion) or random heatmap (s
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -33,7 +33,7 @@ from interp_train.structures import Target
 from interp_train.target_scores import TargetScores, scores_of_target
 
 Scale = Literal["softmax", "sigmoid", "logit"]
-_SCORES = ("deletion_auc", "insertion_auc", "sensitivity")
+SCORES = ("deletion_auc", "insertion_auc", "sensitivity")
 _LINKS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "softmax": functools.partial(torch.softmax, dim=1),
     "sigmoid": torch.sigmoid,
@@ -128,6 +128,9 @@ class HeatmapFaithfulnessMetric(HeatmapMeans):
         block_size: side of a block, in pixels.
         block_share: share of the blocks in a set (n of sensitivity-n).
         batch_size: images in one forward pass, at most.
+        scores: which of ``"deletion_auc"``, ``"insertion_auc"`` and ``"sensitivity"``.
+        baselines: False leaves random and oracle out, for a method beside others: they do not
+            depend on it.
         seed: of random orders, heatmaps and sets.
     """
 
@@ -142,6 +145,8 @@ class HeatmapFaithfulnessMetric(HeatmapMeans):
         block_size: int = 8,
         block_share: float = 0.2,
         batch_size: int = 32,
+        scores: Sequence[str] = SCORES,
+        baselines: bool = True,
         seed: int = 0,
     ) -> None:
         check_range("num_steps", num_steps, 1)
@@ -151,11 +156,15 @@ class HeatmapFaithfulnessMetric(HeatmapMeans):
         check_range("block_size", block_size, 1)
         check_range("block_share", block_share, 0, 1)
         check_range("batch_size", batch_size, 1)
-        names = [f"{name}{suffix}" for name in _SCORES for suffix in ("", "_random", "_oracle")]
+        for score in scores:
+            check_choice("scores", score, SCORES)
+        suffixes = ("", "_random", "_oracle") if baselines else ("",)
+        names = [f"{name}{suffix}" for name in scores for suffix in suffixes]
         super().__init__([*names, "zero_heatmaps"])
         self.num_steps, self.fill, self.blur, self.scale = num_steps, fill, blur, scale
         self.num_sets, self.block_size, self.block_share = num_sets, block_size, block_share
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.baselines, self.seed = batch_size, baselines, seed
+        self.scores = tuple(scores)
 
     def update(
         self, network: nn.Module, images: Tensor, target: Target, heatmaps: Tensor, masks: Tensor
@@ -176,30 +185,44 @@ class HeatmapFaithfulnessMetric(HeatmapMeans):
         generator = torch.Generator(images.device).manual_seed(self.seed)
         maps = {"": heatmaps.detach().float()}
         draws = torch.rand(heatmaps.shape[1:], generator=generator, device=images.device)
-        maps["_random"] = draws.expand_as(heatmaps)
-        if masks.numel():
+        if self.baselines:
+            maps["_random"] = draws.expand_as(heatmaps)
+        if self.baselines and masks.numel():
             check_shape("masks", masks, tuple(heatmaps.shape))
             maps["_oracle"] = masks.float()
         with scores_of_target(network, images, target, _LINKS[self.scale]) as scores:
             for suffix, values in maps.items():
                 self.add(self._areas(scores, values, suffix))
-        with scores_of_target(network, images, target) as scores:
-            self.add(self._sensitivities(scores, maps, generator))
+        if "sensitivity" in self.scores:
+            with scores_of_target(network, images, target) as scores:
+                self.add(self._sensitivities(scores, maps, generator))
         self.add({"zero_heatmaps": (heatmaps.flatten(1).amax(1) <= 0).double()})
 
     def _areas(self, scores: TargetScores, heatmaps: Tensor, suffix: str) -> dict[str, Tensor]:
-        images = scores.images
         ranks = pixel_ranks(heatmaps, self.seed)
-        blank = torch.full_like(images, self.fill)
-        deletion = exchange_auc(scores, ranks, blank, self.num_steps, self.batch_size)
+        # Inserting from the highest is the way back of blurring from the lowest.
+        lowest_first = ranks[0].numel() - 1 - ranks
+        ways = {
+            "deletion_auc": (ranks, self._blank),
+            "insertion_auc": (lowest_first, self._blurred),
+        }
+        return {
+            f"{name}{suffix}": exchange_auc(
+                scores, order, after(scores.images), self.num_steps, self.batch_size
+            )
+            for name, (order, after) in ways.items()
+            if name in self.scores
+        }
+
+    def _blank(self, images: Tensor) -> Tensor:
+        return torch.full_like(images, self.fill)
+
+    def _blurred(self, images: Tensor) -> Tensor:
         side = 2 * int(2 * self.blur + 0.5) + 1
         largest = 2 * min(images.shape[-2:]) - 1  # the blur reflects the image at its border
         kernel = [min(side, largest)] * 2
         blurred: Tensor = gaussian_blur(images, kernel, [self.blur, self.blur])
-        # Inserting from the highest is the way back of blurring from the lowest.
-        lowest_first = ranks[0].numel() - 1 - ranks
-        insertion = exchange_auc(scores, lowest_first, blurred, self.num_steps, self.batch_size)
-        return {f"deletion_auc{suffix}": deletion, f"insertion_auc{suffix}": insertion}
+        return blurred
 
     def _sensitivities(
         self, scores: TargetScores, maps: dict[str, Tensor], generator: torch.Generator

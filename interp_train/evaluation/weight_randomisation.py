@@ -10,7 +10,9 @@ Saliency Maps", NeurIPS 2018, sec. 3.1.
 Deviates from the paper in how weights are lost: the entries of each tensor change places at random,
 which keeps their scale, so that any network survives without knowing its initialiser; entries of
 a normalisation layer that belong together move together. And in the measure: rank correlation
-only, 0 where a heatmap is constant.
+only, 0 where a heatmap is constant. Where the network that lost weights does not answer with the
+unit at all (a ReLU on the logits), its heatmap is zero and says nothing about the method: such a
+stage does not count for that image; the share of them is ``silent_stages``.
 
 Baselines: ``random``, the similarity of random heatmaps, which a method that depends on nothing but
 the weights, the oracle here, would reach; ``insensitive``, the similarity of the heatmap to itself
@@ -56,6 +58,12 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
         In [-1, 1], ``(N,)``.
     """
     return correlation(average_ranks(first.flatten(1)), average_ranks(second.flatten(1)))
+
+
+def stage_similarity(original: Tensor, changed: Tensor) -> Tensor:
+    """Rank correlation of heatmaps ``(N, 1, H, W)``; NaN where only the changed one is zero."""
+    silent = (changed.flatten(1).amax(1) <= 0) & (original.flatten(1).amax(1) > 0)
+    return torch.where(silent, torch.nan, rank_correlation(original, changed))
 
 
 @torch.no_grad()
@@ -118,8 +126,11 @@ class WeightRandomisationMetric(HeatmapMeans):
         names = [f"randomisation_similarity_stage_{stage + 1}" for stage in range(num_stages)]
         suffixes = ("", "_all", "_random", "_insensitive")
         super().__init__(
-            [*(f"randomisation_similarity{suffix}" for suffix in suffixes), *names, "zero_heatmaps"]
-        )
+            [
+                *(f"randomisation_similarity{suffix}" for suffix in suffixes), *names,
+                "zero_heatmaps", "silent_stages",
+            ]
+        )  # fmt: skip
         self.num_stages, self.seed = num_stages, seed
 
     def update(
@@ -138,7 +149,7 @@ class WeightRandomisationMetric(HeatmapMeans):
             original = method(network, images, target)
             again = method(network, images, target)
             stages = [
-                rank_correlation(original, method(changed, images, target))
+                stage_similarity(original, method(changed, images, target))
                 for changed in cascade(network, self.num_stages, self.seed)
             ]
         generator = torch.Generator(images.device).manual_seed(self.seed)
@@ -147,10 +158,11 @@ class WeightRandomisationMetric(HeatmapMeans):
         self.add({f"{name}_stage_{index}": found for index, found in enumerate(stages, 1)})
         self.add(
             {
-                name: torch.stack(stages).mean(0),
+                name: torch.stack(stages).nanmean(0),
                 f"{name}_all": stages[-1],
                 f"{name}_random": rank_correlation(original, draws),
                 f"{name}_insensitive": rank_correlation(original, again),
+                "silent_stages": torch.stack(stages).isnan().double().mean(0),
                 "zero_heatmaps": (original.flatten(1).amax(1) <= 0).double(),
             }
         )

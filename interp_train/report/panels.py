@@ -281,7 +281,7 @@ def heatmap_panel(data: str, method: str, runs: Sequence[RunData]) -> Panel | No
         label = f"{shown(run.row)}\n0 to {high:.2g}"
         titles = [str(title) for title in record["titles"]]
         tiles = image_tiles(drawn, [f"{title}, {run.row}" for title in titles])
-        strips.append(Strip(label, [_captioned(t, c) for t, c in zip(tiles, titles, strict=True)]))
+        strips.append(Strip(label, [captioned(t, c) for t, c in zip(tiles, titles, strict=True)]))
         pictures.append(drawn)
         labels.append(wrapped(label))
     stack = torch.stack(pictures)
@@ -295,7 +295,8 @@ def heatmap_panel(data: str, method: str, runs: Sequence[RunData]) -> Panel | No
     return Panel(f"heatmaps_{method}_{data}", title, strips, figure)
 
 
-def _captioned(tile: str, caption: str) -> str:
+def captioned(tile: str, caption: str) -> str:
+    """A picture of the page with a line below it."""
     return f"<figure>{tile}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from interp_train.evaluation.bootstrap import PairedDifference
 from interp_train.evaluation.layer_dissection import LayerDissection
 from interp_train.figures import save_figure
-from interp_train.report import dissections, filter_plots, panels, plots, tables
+from interp_train.report import confusion, dissections, filter_plots, panels, plots, tables
 from interp_train.report.comparison import cell_of, paired_with_ordinary, verdict
 from interp_train.report.embedding import save_plot
 from interp_train.report.measures import BY_NAME, MEASURES, number, parsed
@@ -112,6 +112,7 @@ def data_section(study: StudyData, data: str, writer: Writer) -> Section:
         *_picture_blocks(data, layer, firsts, writer),
         *_dissection_blocks(data, firsts, writer),
         *statistics,
+        *_error_blocks(data, firsts, writer),
         *_filter_blocks(study, data, layer, firsts, writer),
         *_other_blocks(study, data, layer, firsts, writer),
     ]
@@ -269,6 +270,28 @@ def _dissection_tables(data: str, run: RunData, found: LayerDissection, writer: 
     counts = writer.table(dissections.detectors_table(found, f"detectors_{place}"))
     folded = Markup("<details><summary>Units of {}</summary>{}</details>")
     return counts + folded.format(found.layer, units)
+
+
+def _error_blocks(data: str, firsts: Sequence[RunData], writer: Writer) -> list[Block]:
+    matrices = Markup()
+    for row, plot, table in confusion.confusions(data, firsts):
+        matrices += Markup("<h4>{}</h4>").format(row) + writer.plot(plot)
+        matrices += writer.table(table) if table else Markup()
+    errors = Markup().join(map(writer.panel, confusion.error_panels(data, firsts)))
+    return [
+        Block(
+            "What is taken for what",
+            "Each row of a matrix is a category, each column an answer; colour is the share of "
+            f"the category's images{_seed_of(firsts)}.",
+            matrices,
+        ),
+        Block(
+            "The worst errors",
+            "Wrong answers of the highest probability, with the evidence for the answer and, on "
+            f"the same scale, for the image's own category{_seed_of(firsts)}.",
+            colour_scale() + errors if errors else Markup(),
+        ),
+    ]
 
 
 def _seed_of(firsts: Sequence[RunData]) -> str:

@@ -211,3 +211,19 @@ def test_shapes_are_checked():
     masks = torch.ones(3, 1, 5, 5, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"`masks` must have shape \(3, 1, 6, 6\)"):
         metric.update(linear_network(), images(), TARGET, torch.zeros(3, 1, 6, 6), masks)
+
+
+def test_chosen_scores_without_baselines_are_the_same_numbers():
+    network, before = linear_network(), images()
+    heatmaps = torch.rand(3, 1, 6, 6)
+    whole, chosen = (
+        HeatmapFaithfulnessMetric(4, scale="logit", num_sets=5, block_size=2, **options)
+        for options in ({}, {"scores": ["deletion_auc", "sensitivity"], "baselines": False})
+    )
+    for metric in (whole, chosen):
+        metric.update(network, before, TARGET, heatmaps, NO_MASKS)
+    found, expected = chosen.compute(), whole.compute()
+    assert set(found) == {"deletion_auc", "sensitivity", "zero_heatmaps"}
+    assert all(found[name] == expected[name] for name in found)
+    with pytest.raises(ValueError, match="`scores` must be one of 'deletion_auc'"):
+        HeatmapFaithfulnessMetric(scores=["deletion"])

@@ -127,6 +127,29 @@ def test_zero_heatmaps_are_similar_to_nothing():
     assert found["zero_heatmaps"] == 1
 
 
+class SilentOnceChanged:
+    """Zero for the second image as soon as the network is another one."""
+
+    def __init__(self, known):
+        self.known = known
+
+    def __call__(self, network, images, target):
+        heatmaps = images.abs().sum(1, keepdim=True)
+        if network is not self.known:
+            heatmaps[1] = 0
+        return heatmaps
+
+
+def test_a_stage_without_an_answer_does_not_count():
+    known = network()
+    metric = WeightRandomisationMetric(2)
+    metric.update(SilentOnceChanged(known), known, images(), TARGET)
+    found = metric.compute()
+    assert found["silent_stages"] == pytest.approx(1 / 3)
+    for name in ("", "_all", "_stage_1", "_stage_2"):
+        assert found[f"randomisation_similarity{name}"] == pytest.approx(1)
+
+
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_leaves_no_trace_in_any_mode(mode):
     net, pixels = network(), images()

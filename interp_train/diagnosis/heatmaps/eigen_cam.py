@@ -4,7 +4,7 @@ The heatmap is the projection of the activations of each cell on their first rig
 It does not look at the score: it shows what the layer answers to, not what speaks for a unit.
 
 Reference: M. B. Muhammad, M. Yeasin, "Eigen-CAM: Class Activation Map using Principal Components",
-IJCNN 2020, sec. III.
+IJCNN 2020.
 
 Deviates from the paper in the sign, which a singular vector leaves open: the projections have a
 positive sum, and their negative part is cut off; and in the upsampling, as

@@ -4,7 +4,7 @@ Each map of the layer is weighted by the mean gradient of the unit's score with 
 positive part of the weighted sum is the heatmap.
 
 Reference: R. R. Selvaraju, M. Cogswell, A. Das, R. Vedantam, D. Parikh, D. Batra, "Grad-CAM: Visual
-Explanations from Deep Networks via Gradient-based Localization", ICCV 2017, eqs. 1 and 2.
+Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
 
 Deviates from the paper in the upsampling: values are anchored at the centres of the receptive
 fields, because resizing the map shifts it by up to half a cell.

@@ -4,7 +4,7 @@ Each map is weighted by the sum of its positive gradients, each times a share al
 location count by how much it contributes; the positive part of the weighted sum is the heatmap.
 
 Reference: A. Chattopadhay, A. Sarkar, P. Howlader, V. N. Balasubramanian, "Grad-CAM++: Generalized
-Gradient-based Visual Explanations for Deep Convolutional Networks", WACV 2018, eqs. 5 and 19.
+Gradient-based Visual Explanations for Deep Convolutional Networks", WACV 2018.
 
 Deviates from the paper in the upsampling, as `interp_train.diagnosis.heatmaps.grad_cam` does,
 and in a factor per image: the paper differentiates exp(S) of the score S, which multiplies a
@@ -23,7 +23,7 @@ from interp_train.structures import Target
 
 
 def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Positive part of the maps' sum, weighted as in eq. 5 with alpha from eq. 19.
+    """Positive part of the maps' sum, each weighted by its positive gradients times alpha.
 
     Args:
         activations: A, ``(N, K, h, w)``.
@@ -33,7 +33,7 @@ def grad_cam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
         ``(N, 1, h, w)`` >= 0, in units of the score times cells.
     """
     check_shape("gradients", gradients, tuple(activations.shape))
-    # alpha = g^2 / (2 g^2 + (sum A) g^3), eq. 19, is 1 / (2 + (sum A) g) where g is not 0: the
+    # alpha = g^2 / (2 g^2 + (sum A) g^3) is 1 / (2 + (sum A) g) where g is not 0: the
     # squares and cubes of small gradients would be rounded to 0.
     denominator = 2 + activations.sum((-2, -1), keepdim=True) * gradients
     alpha = torch.where(denominator == 0, 0, 1 / denominator)

@@ -8,7 +8,7 @@ edges of the image (Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2
 `interp_train.evaluation.weight_randomisation` before you believe it.
 
 Reference: J. T. Springenberg, A. Dosovitskiy, T. Brox, M. Riedmiller, "Striving for Simplicity: The
-All Convolutional Net", ICLR Workshop 2015, fig. 1 and sec. 3.4.
+All Convolutional Net", ICLR Workshop 2015.
 
 Deviates from the paper in ReLU6 modules, which are guided as well.
 """

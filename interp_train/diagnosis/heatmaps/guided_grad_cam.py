@@ -4,7 +4,7 @@ The heatmap is the product of Grad-CAM at image resolution and guided backpropag
 absolute value over the colour channels of a pixel.
 
 Reference: R. R. Selvaraju, M. Cogswell, A. Das, R. Vedantam, D. Parikh, D. Batra, "Grad-CAM: Visual
-Explanations from Deep Networks via Gradient-based Localization", ICCV 2017, sec. 3.2.
+Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
 
 Deviates from the paper as `interp_train.diagnosis.heatmaps.grad_cam` does. What
 `interp_train.diagnosis.heatmaps.guided_backprop` warns of holds here as well.

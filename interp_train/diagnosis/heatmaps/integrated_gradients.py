@@ -4,10 +4,9 @@ The attribution of a value is its distance from the blank image times its mean d
 straight way there; all attributions sum to the difference of the two scores (completeness). The
 heatmap is the positive part of a pixel's sum over the colour channels: what speaks for the unit.
 
-Reference: M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017,
-eqs. 1 and 3.
+Reference: M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017.
 
-Deviates from the paper, eq. 3, in the points: the middle of each step instead of its end, because
+Deviates from the paper in the points: the middle of each step instead of its end, because
 the error falls with the square of the number of steps. The blank image is a constant of the
 network's input; 0 is the data's mean colour where images are normalised, the paper takes black.
 """

@@ -4,7 +4,7 @@ Each activation is weighted by the positive part of its own gradient; the heatma
 part of the sum over maps. Early layers give fine maps, where Grad-CAM's mean gradients are noise.
 
 Reference: P.-T. Jiang, C.-B. Zhang, Q. Hou, M.-M. Cheng, Y. Wei, "LayerCAM: Exploring Hierarchical
-Class Activation Maps for Localization", IEEE Transactions on Image Processing 30, 2021, sec. III.
+Class Activation Maps for Localization", IEEE Transactions on Image Processing 30, 2021.
 
 Deviates from the paper in the upsampling, as `interp_train.diagnosis.heatmaps.grad_cam` does;
 maps of several layers are not rescaled and fused, because one layer is asked.

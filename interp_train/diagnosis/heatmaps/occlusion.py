@@ -4,7 +4,7 @@ A patch slides over the image. The attribution of a pixel is the mean fall of th
 patches that cover it; its positive part is the heatmap.
 
 Reference: M. D. Zeiler, R. Fergus, "Visualizing and Understanding Convolutional Networks", ECCV
-2014, sec. 4.2.
+2014.
 
 Deviates from the paper in what is shown: the mean fall per pixel instead of the score per position
 of the patch, so that strides above one pixel give heatmaps of the image's size. The patch is a

@@ -3,7 +3,7 @@
 The heatmap is the largest absolute derivative of the score over the colour channels of a pixel.
 
 Reference: K. Simonyan, A. Vedaldi, A. Zisserman, "Deep Inside Convolutional Networks: Visualising
-Image Classification Models and Saliency Maps", ICLR Workshop 2014, sec. 3.1.
+Image Classification Models and Saliency Maps", ICLR Workshop 2014.
 
 No deviations. The derivative of a maximum that several positions share is split evenly.
 """

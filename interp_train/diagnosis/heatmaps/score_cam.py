@@ -5,7 +5,7 @@ over the maps of the masked images' scores weights the maps; the positive part o
 is the heatmap. It costs one forward pass per map of the layer.
 
 Reference: H. Wang, Z. Wang, M. Du, F. Yang, Z. Zhang, S. Ding, P. Mardziel, X. Hu, "Score-CAM:
-Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR Workshops 2020, sec. 3.
+Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR Workshops 2020.
 
 Deviates from the paper in the upsampling, as `interp_train.diagnosis.heatmaps.grad_cam` does, and
 in what the paper leaves open: a constant map masks everything. The score of the blank image, which

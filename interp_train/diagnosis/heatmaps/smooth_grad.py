@@ -5,7 +5,7 @@ derivative of the score at the image plus Gaussian noise. The noise is a share o
 of values.
 
 Reference: D. Smilkov, N. Thorat, B. Kim, F. Viégas, M. Wattenberg, "SmoothGrad: removing noise by
-adding noise", ICML Workshop on Visualization for Deep Learning 2017, sec. 2.1 and 3.1.
+adding noise", ICML Workshop on Visualization for Deep Learning 2017.
 
 Deviates from the paper in the noise: all images of a batch see the same draws (each scaled to its
 own range), so that a heatmap does not depend on which images stand beside it.
