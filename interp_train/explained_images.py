@@ -13,7 +13,6 @@ from interp_train.activations import gradients_enabled
 from interp_train.callbacks.predictions import predict
 from interp_train.callbacks.unit_panels import drawn_diameter, unit_pictures
 from interp_train.checks import check_name, check_range
-from interp_train.diagnosis.heatmaps.layer_evidence import cells_of
 from interp_train.diagnosis.unit_contributions import (
     ESTIMATE,
     EXACT,
@@ -22,6 +21,7 @@ from interp_train.diagnosis.unit_contributions import (
 )
 from interp_train.evaluation.peak_table import MapFrame, map_frame, peaks_of
 from interp_train.figures import common_high
+from interp_train.layer_geometry import cells_of
 from interp_train.protocols import HeatmapMethod
 from interp_train.receptive_field import receptive_field_boxes
 from interp_train.report.concept_labels import ConceptLabel, find_labels, read_labels
