@@ -1,6 +1,6 @@
 """Formulas of concepts, and the one that overlaps most with a unit, by beam search.
 
-J. Mu, J. Andreas: Compositional Explanations of Neurons, NeurIPS 2020, sec. 3. A formula is a
+J. Mu, J. Andreas: Compositional Explanations of Neurons, NeurIPS 2020. A formula is a
 concept, or a formula joined with one more concept by OR, AND or AND NOT. The search keeps the
 formulas of the largest IoU, and lengthens each of them by every concept in every way.
 

@@ -7,9 +7,8 @@ blanked; the fall of the score should be proportional to the heatmap's sum over 
 1).
 
 References: V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for Explanation of
-Black-box Models", BMVC 2018, sec. 4.3; M. Ancona, E. Ceolini, C. Öztireli, M. Gross, "Towards
-better understanding of gradient-based attribution methods for deep neural networks", ICLR 2018,
-sec. 4.
+Black-box Models", BMVC 2018; M. Ancona, E. Ceolini, C. Öztireli, M. Gross, "Towards
+better understanding of gradient-based attribution methods for deep neural networks", ICLR 2018.
 
 Deviations: equal pixels are taken in a random order, so that a heatmap that is zero everywhere gets
 the random baseline; fewer steps than pixels by default; sensitivity-n takes sets of square blocks

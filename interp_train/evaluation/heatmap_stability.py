@@ -4,7 +4,7 @@ Small uniform noise is added to the image several times. The largest distance of
 from the first one, in lengths of the first one, is the score; low is good, 0 the lowest.
 
 Reference: C.-K. Yeh, C.-Y. Hsieh, A. S. Suggala, D. I. Inouye, P. Ravikumar, "On the (In)fidelity
-and Sensitivity of Explanations", NeurIPS 2019, sec. 4.
+and Sensitivity of Explanations", NeurIPS 2019.
 
 Deviation: a heatmap that is zero everywhere has no length and does not count; its share is
 ``zero_heatmaps``.

@@ -5,7 +5,7 @@ compared with the original one by rank correlation. A method whose heatmaps stay
 the image (its edges, its centre), not the network.
 
 Reference: J. Adebayo, J. Gilmer, M. Muelly, I. Goodfellow, M. Hardt, B. Kim, "Sanity Checks for
-Saliency Maps", NeurIPS 2018, sec. 3.1.
+Saliency Maps", NeurIPS 2018.
 
 Deviates from the paper in how weights are lost: the entries of each tensor change places at random,
 which keeps their scale, so that any network survives without knowing its initialiser; entries of

@@ -8,7 +8,7 @@ al., "A Theoretical Explanation for Perplexing Behaviors of Backpropagation-base
 ICML 2018). Look at them beside `top_patches`, and do not take them for a measure.
 
 Reference: M. D. Zeiler, R. Fergus, "Visualizing and Understanding Convolutional Networks", ECCV
-2014, sec. 2.1 and fig. 2.
+2014.
 
 Deviates from the paper in layers that it does not have, which pass their gradient, and in one
 peak per image at most.

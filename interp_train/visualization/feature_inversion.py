@@ -29,7 +29,7 @@ NATURAL_STEP = 12 / 255  # between neighbours
 
 
 def relative_errors(maps: Tensor, wanted: Tensor) -> Tensor:
-    """Squared distance of each image's maps from what is wanted, over the latter's square (eq. 4).
+    """Squared distance of each image's maps from what is wanted, over the latter's square.
 
     Args:
         maps: ``(N, K, h, w)``.
@@ -61,7 +61,7 @@ def total_variation(pixels: Tensor, beta: float) -> Tensor:
 
     Args:
         pixels: ``(N, channels, H, W)``.
-        beta: of the paper's eq. 5; 2 is smooth, 1 keeps edges.
+        beta: of the total variation; 2 is smooth, 1 keeps edges.
 
     Returns:
         ``(N,)``; 1 if every step, the root of the two squares' sum, is natural.

@@ -7,7 +7,7 @@ answers for a unit in the images of a sample that excite it most.
 What `deconvnet` beside this file warns of holds here as well.
 
 Reference: J. T. Springenberg, A. Dosovitskiy, T. Brox, M. Riedmiller, "Striving for Simplicity: The
-All Convolutional Net", ICLR Workshop 2015, fig. 1 and sec. 3.4.
+All Convolutional Net", ICLR Workshop 2015.
 
 Deviates from the paper in ReLU6 modules, which are guided as well, and in one peak per image at
 most.

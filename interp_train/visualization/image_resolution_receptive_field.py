@@ -7,8 +7,8 @@ changes of the response at its peak, centred on the peak and averaged, show what
 theoretical field matters. The measured field is then laid around each cell above the threshold.
 
 Reference: B. Zhou, A. Khosla, A. Lapedriza, A. Oliva, A. Torralba, "Object Detectors Emerge in Deep
-Scene CNNs", ICLR 2015, sec. 3.2; D. Bau, B. Zhou, A. Khosla, A. Oliva, A. Torralba, "Network
-Dissection", CVPR 2017, sec. 2.2.
+Scene CNNs", ICLR 2015; D. Bau, B. Zhou, A. Khosla, A. Oliva, A. Torralba, "Network
+Dissection", CVPR 2017.
 
 Deviates from Zhou et al. in leaving out patches that do not touch the theoretical receptive field
 of the peak, whose change is 0, and in the average near the edges of the image, which is over the

@@ -4,8 +4,8 @@ The picture of a unit is a grid of the k patches with its highest responses, one
 from the highest on. A patch is the square around the receptive field of the peak.
 
 Reference: R. Girshick, J. Donahue, T. Darrell, J. Malik, "Rich Feature Hierarchies for Accurate
-Object Detection and Semantic Segmentation", CVPR 2014, sec. 3.1; M. D. Zeiler, R. Fergus,
-"Visualizing and Understanding Convolutional Networks", ECCV 2014, fig. 2.
+Object Detection and Semantic Segmentation", CVPR 2014; M. D. Zeiler, R. Fergus,
+"Visualizing and Understanding Convolutional Networks", ECCV 2014.
 
 Deviates from the papers in taking one patch per image at most, in moving patches that would stick
 out of the image into it, and in `field_share`: late layers see the whole image, but respond to a

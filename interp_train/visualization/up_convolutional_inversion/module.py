@@ -4,7 +4,7 @@ The drawn image is the mean of all images that the layer cannot tell apart, so w
 been forgotten. One system is trained per layer, on a network that does not change.
 
 Reference: A. Dosovitskiy, T. Brox, "Inverting Visual Representations with Convolutional Networks",
-CVPR 2016, sec. 3.
+CVPR 2016.
 
 Deviates from the paper in the number of blocks and their units, which follow from the size of the
 layer's maps, and in standardising each unit before it is decoded.
