@@ -12,20 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from interp_train.atomic_files import write_json, write_text
 from interp_train.callbacks.layer_records import write_entries
 from interp_train.callbacks.pinned_images import write_record
 from interp_train.callbacks.probe_set import ProbeSet
 from interp_train.commands import print_rows
-from interp_train.evaluate import chosen_checkpoint
 from interp_train.evaluation.layer_dissection import LayerDissection, UnitRow, as_entries
 from interp_train.experiment import DEFAULTS, build_data, recorded_run, write_report
 from interp_train.network_dissection import NetworkDissection, dissect
 from interp_train.report.dissections import detectors_table
-from interp_train.systems import LearnedSystem, load_system
 from interp_train.targets import build, locate
+from interp_train.trained_network import TrainedNetwork, configured_network
 
 # Keys of the configuration that are not arguments of `dissect`.
 _OF_THE_VERB = (
@@ -35,17 +32,16 @@ _OF_THE_VERB = (
 
 def dissect_command(config: Mapping[str, Any]) -> int:
     """The verb `dissect`."""
-    source = checked_source(config)
-    plain = {**DEFAULTS, **config, "resume": None, "path": str(source or "")}
+    subject = configured_network(config)
+    plain = {**DEFAULTS, **config, "resume": None, "path": str(config.get("path") or "")}
     node = config["callbacks"]["dissection"]["probe_set"] or {}  # where runs have it, too
     with recorded_run({**plain, "data": node.get("data") or node}) as record:
-        network, system = _network(config, source)
-        probe_set = _probe_set(node, network, system)
+        probe_set = _probe_set(node, subject)
         options = {key: value for key, value in config.items() if key not in _OF_THE_VERB}
-        found = dissect(network, probe_set, progress=True, **options)
+        found = dissect(subject.network, probe_set, progress=True, **options)
         write_dissection(found, record.folder)
-        if source is not None:
-            record.update(checkpoint=str(source))
+        if subject.config:
+            record.update(checkpoint=subject.source)
         if config["report"]:
             write_report(record.folder)
     for layer in found.layers.values():
@@ -56,52 +52,22 @@ def dissect_command(config: Mapping[str, Any]) -> int:
     return 0
 
 
-def checked_source(config: Mapping[str, Any]) -> Path | None:
-    """The checkpoint file to load; None for a backbone with weights of its own.
-
-    Raises:
-        ValueError: unless exactly one of `path` and `backbone` is given.
-        FileNotFoundError: if `path` leads to no checkpoint.
-    """
-    given = [key for key in ("path", "backbone") if config.get(key)]
-    if len(given) != 1:
-        raise ValueError(
-            f"`path` or `backbone` must say which network to dissect, but got "
-            f"{' and '.join(given) or 'neither'}. Give a run folder or checkpoint, or "
-            f"backbone=<name> backbone.weights=<weights>."
-        )
-    if given == ["backbone"]:
-        return None
-    return chosen_checkpoint(Path(config["path"]).resolve(), config["checkpoint"])
-
-
-def _network(
-    config: Mapping[str, Any], source: Path | None
-) -> tuple[nn.Module, LearnedSystem | None]:
-    if source is None:
-        return build(config["backbone"], "backbone"), None
-    system = load_system(source)
-    return system.network, system
-
-
-def _probe_set(
-    node: Mapping[str, Any], network: nn.Module, system: LearnedSystem | None
-) -> ProbeSet:
+def _probe_set(node: Mapping[str, Any], subject: TrainedNetwork) -> ProbeSet:
     """The probe set, shown at the size and with the normalisation that the network was trained on.
 
     Raises:
         ValueError: if there is none.
     """
     if node:
-        wanted = {"image_size": getattr(network, "image_size", None)}
-        if system is not None:
-            info = system.data_info
-            wanted = {"image_size": info.image_size, "mean": info.mean, "std": info.std}
+        info = subject.info
+        wanted: dict[str, Any] = {"image_size": info.image_size}
+        if subject.config:
+            wanted |= {"mean": info.mean, "std": info.std}
         taken = inspect.signature(locate(node["_target_"])).parameters if "_target_" in node else ()
-        known = {key: value for key, value in wanted.items() if key in taken and value}
+        known = {key: value for key, value in wanted.items() if key in taken}
         probe_set = build(node, "probe_set", **known)
     else:
-        probe_set = build_data(system.config["data"]) if system is not None else None
+        probe_set = build_data(subject.config["data"]) if subject.config else None
     if not isinstance(probe_set, ProbeSet):
         kind = "nothing" if probe_set is None else type(probe_set).__name__
         raise ValueError(

@@ -78,9 +78,9 @@ def test_a_backbone_with_weights_is_dissected(command, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "`path` or `backbone` must say which network to dissect, but got neither"),
+        ([], "Either `path` or `backbone` must be given, but got neither"),
         (["nowhere"], "`path` must be a checkpoint file or a run folder"),
-        (["nowhere", "backbone=small_cnn"], "but got path and backbone"),
+        (["nowhere", "backbone=small_cnn"], "but got both"),
         (["backbone=small_cnn"], "`probe_set` must be images with concept maps, but got nothing"),
         (["backbone=small_cnn", "backbone.weights=creatures", "quantile=[1]"],
          "`quantile` must be a key of the configuration.*'quantiles'"),
