@@ -71,5 +71,4 @@ def test_keys_of_a_probe_set_can_be_changed():
 @pytest.mark.parametrize("name", NAMES)
 def test_dissect_takes_every_probe_set_for_itself(name):
     config = compose_config("dissect", ["backbone=small_cnn", f"probe_set={name}"])
-    assert "_target_" in config["probe_set"]
-    assert "callbacks" not in config
+    assert "_target_" in config["callbacks"]["dissection"]["probe_set"]
