@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from interp_train.and_or_graph import AndOrGraph, Rectangle
 from interp_train.checks import check_range
+from interp_train.precision import at_least_float32
 
 
 class _Group(NamedTuple):
@@ -209,9 +210,8 @@ class AndOrParsing(nn.Module):
                 f"`terminal_scores` must have one row per terminal node ({number}), but got "
                 f"{tuple(terminal_scores.shape)}. See `terminal_rectangles` for their order."
             )
-        if terminal_scores.dtype in (torch.float16, torch.bfloat16):
-            terminal_scores = terminal_scores.float()
-        return terminal_scores.reshape(number, math.prod(terminal_scores.shape[1:]))
+        size = math.prod(terminal_scores.shape[1:])
+        return at_least_float32(terminal_scores).reshape(number, size)
 
 
 class _Parse(torch.autograd.Function):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from interp_train.activations import gradients_enabled, unwrapped
 from interp_train.checks import check_range, check_shape
 from interp_train.layer_geometry import cells_of
+from interp_train.precision import at_least_float32
 from interp_train.structures import LayerGeometry, Target
 from interp_train.target_scores import evaluation_mode, resolved_layer
 
@@ -68,7 +69,7 @@ class LayerResponses:
             raise ValueError(
                 f"`target.units` must be >= 0 and < {maps.shape[1]}, but got {self._units}."
             )
-        return maps.to(torch.promote_types(maps.dtype, torch.float32))
+        return at_least_float32(maps)
 
     def of_units(self, batch_size: int, images: Tensor | None = None) -> Tensor:
         """Maps ``(N, U, h, w)`` of the target's units, without gradients, in batches.

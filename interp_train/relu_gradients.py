@@ -3,7 +3,7 @@
 With the gradient R that arrives from above and the ReLU's input f:
 
 * ``"guided"`` passes R where f > 0 and R > 0 (Springenberg et al., ICLR Workshop 2015, fig. 1);
-* ``"deconvnet"`` passes R where R > 0, whatever f is (Zeiler & Fergus, ECCV 2014, sec. 2.1).
+* ``"deconvnet"`` passes R where R > 0, whatever f is (Zeiler & Fergus, ECCV 2014).
 
 Only modules can be given another rule; `ReluRule.check` finds networks for which it would not hold.
 """

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from interp_train.activations import gradients_enabled, unwrapped
 from interp_train.checks import check_name, check_range, check_shape
+from interp_train.precision import at_least_float32
 from interp_train.structures import Target
 
 # Which images, which of their variants -> the variants, (n, V, channels, H, W).
@@ -187,7 +188,7 @@ class TargetScores:
             raise ValueError(
                 f"`target.units` must be >= 0 and < {response.shape[1]}, but got {self._units}."
             )
-        response = response.to(torch.promote_types(response.dtype, torch.float32))
+        response = at_least_float32(response)
         return response if self._link is None else self._link(response)
 
 

@@ -1,17 +1,33 @@
-"""From the strongest peaks of a unit back to the pixels, through ReLUs with another rule.
+"""Backprojection: what raised a unit's strongest peaks, led back through ReLUs with another rule.
 
-Shared by `deconvnet` and `guided_backprop`, which say what it means.
+From each peak the gradient goes down to the image, and every ReLU on its way has a rule:
+
+* ``"deconvnet"``: it passes what is positive, whether it was open or not. M. D. Zeiler, R. Fergus,
+  "Visualizing and Understanding Convolutional Networks", ECCV 2014.
+* ``"guided"``: it passes what is positive where it was open. J. T. Springenberg, A. Dosovitskiy,
+  T. Brox, M. Riedmiller, "Striving for Simplicity: The All Convolutional Net", ICLR Workshop 2015.
+  The heatmap `guided_backprop` answers for a category in given images; this picture answers for a
+  unit in the images of a sample that excite it most.
+
+Such pictures are crisp but come close to the edges of the image, whatever the weights are (Nie et
+al., "A Theoretical Explanation for Perplexing Behaviors of Backpropagation-based Visualizations",
+ICML 2018). Look at them beside `top_patches`, and do not take them for a measure.
+
+Deviates from the papers in layers that they do not have, which pass their gradient, in ReLU6
+modules, which have the rule as well, and in one peak per image at most.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
-from interp_train.checks import check_shape
+from interp_train.checks import check_choice, check_range, check_shape
+from interp_train.data.photo_data import IMAGENET_STD
 from interp_train.layer_responses import LayerResponses, responses_of_layer
-from interp_train.relu_gradients import relu_rule
+from interp_train.relu_gradients import RULES, relu_rule
 from interp_train.structures import Target
 from interp_train.target_scores import gradient_of
 from interp_train.visualization.unit_peaks import (
@@ -39,43 +55,79 @@ class Backprojections(NamedTuple):
     side: int
 
 
-def backprojections(
-    network: nn.Module,
-    target: Target,
-    images: Tensor,
-    *,
-    rule: str,
-    name: str,
-    num_patches: int,
-    field_share: float,
-    batch_size: int,
-) -> Backprojections:
-    """Each unit's strongest peaks, led back to the images that caused them.
+_NAMES = {"deconvnet": "the deconvnet", "guided": "guided backpropagation"}  # for errors
 
-    Args:
-        network: puts out logits ``(N, C)``; its ReLUs are modules.
-        target: the layer and its units, ``(U,)``.
-        images: the sample to choose from, network input, ``(N, channels, H, W)``.
-        rule: of the ReLUs, see `interp_train.relu_gradients`.
-        name: of the method, for errors.
-        num_patches: k, per unit; fewer if the sample has fewer images.
-        field_share: side of the square over that of the theoretical receptive field.
+
+@final
+@dataclass(frozen=True)
+class Backprojection:
+    """Deconvnet and guided backpropagation as a unit visualizer.
+
+    Attributes:
+        rule: ``"deconvnet"`` or ``"guided"``.
+        num_patches: peaks per unit, each from another image; fewer if the sample has fewer.
+        field_share: side of a patch over that of the theoretical receptive field.
+        patch_size: side of a drawn patch, in pixels.
         batch_size: images in one pass, at most.
-
-    Raises:
-        ValueError: if a ReLU is no module, or the layer or a unit does not exist.
+        std: per channel, that normalisation divides by.
     """
-    with responses_of_layer(network, target, images) as responses:
-        maps = responses.of_units(batch_size)
-        geometry = responses.geometry(maps)
-        peaks = strongest_peaks(maps, num_patches, geometry)
-        with relu_rule(responses.network, rule) as relus:
-            gradients = _led_back(responses, peaks, batch_size)
-        relus.check(name, part=True)
-    height, width = images.shape[-2:]
-    side = field_side(geometry, field_share, (height, width))
-    active = peaks.active[..., None, None, None]
-    return Backprojections(torch.where(active, gradients, 0), peaks, side)
+
+    rule: str = "deconvnet"
+    num_patches: int = 9
+    field_share: float = 1.0
+    patch_size: int = 64
+    batch_size: int = 32
+    std: Sequence[float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_choice("rule", self.rule, RULES)
+        check_range("num_patches", self.num_patches, 1)
+        check_range("field_share", self.field_share, 0)
+        check_range("patch_size", self.patch_size, 1)
+        check_range("batch_size", self.batch_size, 1)
+
+    def __call__(self, network: nn.Module, target: Target, images: Tensor) -> Tensor:
+        """One grid per unit, beside the same peaks of `TopPatches`, in [0, 1], ``(U, 3, h, w)``.
+
+        Grey stands for 0; each patch has its own scale.
+
+        Args:
+            network: puts out logits ``(N, C)``; its ReLUs are modules.
+            target: the layer and its units, ``(U,)``.
+            images: the sample to choose from, network input, ``(N, channels, H, W)``.
+
+        Raises:
+            ValueError: if a ReLU is no module, the layer or a unit does not exist, or there are
+                no images.
+        """
+        found = self.backprojections(network, target, images)
+        return backprojected_grids(found, patch_size=self.patch_size, std=self.std)
+
+    def backprojections(
+        self, network: nn.Module, target: Target, images: Tensor
+    ) -> Backprojections:
+        """The signed pictures at image resolution, and the peaks they start from.
+
+        Args:
+            network: see `__call__`.
+            target: see `__call__`.
+            images: see `__call__`.
+
+        Raises:
+            ValueError: as `__call__`.
+        """
+        with responses_of_layer(network, target, images) as responses:
+            maps = responses.of_units(self.batch_size)
+            geometry = responses.geometry(maps)
+            peaks = strongest_peaks(maps, self.num_patches, geometry)
+            with relu_rule(responses.network, self.rule) as relus:
+                gradients = _led_back(responses, peaks, self.batch_size)
+            relus.check(_NAMES[self.rule], part=True)
+        height, width = images.shape[-2:]
+        side = field_side(geometry, self.field_share, (height, width))
+        active = peaks.active[..., None, None, None]
+        return Backprojections(torch.where(active, gradients, 0), peaks, side)
 
 
 def _led_back(responses: LayerResponses, peaks: UnitPeaks, batch_size: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_train.checks import check_shape
-from interp_train.diagnosis.heatmaps.layer_evidence import layer_evidence
+from interp_train.diagnosis.heatmaps.layer_evidence import combined_maps
 from interp_train.structures import Target
 
 
@@ -67,6 +67,4 @@ class GradCamPlusPlus:
             ValueError: if a layer or unit does not exist, or the score does not depend on
                 the layer.
         """
-        evidence = layer_evidence(network, images, self.layer, target)
-        cells = grad_cam_plus_plus(evidence.activations, evidence.gradients)
-        return evidence.at_image_resolution(cells)
+        return combined_maps(network, images, self.layer, target, grad_cam_plus_plus)

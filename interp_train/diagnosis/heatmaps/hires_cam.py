@@ -16,7 +16,7 @@ from typing import final
 from torch import Tensor, nn
 
 from interp_train.checks import check_shape
-from interp_train.diagnosis.heatmaps.layer_evidence import layer_evidence
+from interp_train.diagnosis.heatmaps.layer_evidence import combined_maps
 from interp_train.structures import Target
 
 
@@ -60,6 +60,4 @@ class HiResCam:
             ValueError: if a layer or unit does not exist, or the score does not depend on
                 the layer.
         """
-        evidence = layer_evidence(network, images, self.layer, target)
-        cells = hires_cam(evidence.activations, evidence.gradients)
-        return evidence.at_image_resolution(cells)
+        return combined_maps(network, images, self.layer, target, hires_cam)

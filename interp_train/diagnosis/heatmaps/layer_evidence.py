@@ -1,11 +1,13 @@
 """What the methods that weight a layer's maps start from: maps, gradients, and where cells lie."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from interp_train.layer_geometry import cells_of
+from interp_train.precision import at_least_float32
 from interp_train.receptive_field import upsampled
 from interp_train.structures import LayerGeometry, Target
 from interp_train.target_scores import (
@@ -64,6 +66,29 @@ def layer_evidence(
         return layer_maps(scores, layer, leaf)._replace(gradients=gradients)
 
 
+def combined_maps(
+    network: nn.Module,
+    images: Tensor,
+    layer: str | None,
+    target: Target,
+    combine: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """One map of a layer's maps and their gradients, as a heatmap, float32 ``(N, 1, H, W)``.
+
+    Args:
+        network: see `layer_evidence`.
+        images: see `layer_evidence`.
+        layer: see `layer_evidence`.
+        target: see `layer_evidence`.
+        combine: activations and gradients, both ``(N, K, h, w)`` -> ``(N, 1, h, w)``.
+
+    Raises:
+        ValueError: as `layer_evidence`.
+    """
+    evidence = layer_evidence(network, images, layer, target)
+    return evidence.at_image_resolution(combine(evidence.activations, evidence.gradients))
+
+
 def layer_maps(
     scores: TargetScores, layer: str | None, maps: Tensor | None = None
 ) -> LayerEvidence:
@@ -86,11 +111,6 @@ def layer_maps(
     height, width = scores.images.shape[-2:]
     activations = at_least_float32(maps.detach())
     return LayerEvidence(activations, activations.new_empty(0), geometry, (height, width))
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision as float32, the rest as it is."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def check_maps(output: Tensor, layer: str) -> None:

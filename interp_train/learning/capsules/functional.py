@@ -12,6 +12,8 @@ Predictions of one image of CapsNet (1152 input capsules, 10 output capsules of 
 import torch
 from torch import Tensor, nn
 
+from interp_train.precision import at_least_float32
+
 EPSILON = 1e-8  # of squared lengths: the zero capsule has a gradient, and it is 0
 
 
@@ -24,7 +26,7 @@ def squash(capsules: Tensor) -> Tensor:
     Args:
         capsules: ``(..., O)``.
     """
-    capsules = at_least_single(capsules)
+    capsules = at_least_float32(capsules)
     squared = capsules.square().sum(dim=-1, keepdim=True)
     return capsules * ((squared + EPSILON).rsqrt() * squared / (1 + squared))
 
@@ -34,14 +36,14 @@ def squash_exponentially(capsules: Tensor) -> Tensor:
 
     Mazzia, Salvetti & Chiaberge, "Efficient-CapsNet", Scientific Reports 2021.
     """
-    capsules = at_least_single(capsules)
+    capsules = at_least_float32(capsules)
     length = lengths(capsules)[..., None]
     return capsules * (-torch.expm1(-length) / length)
 
 
 def lengths(capsules: Tensor) -> Tensor:
     """Length of each capsule, ``(..., O)`` -> ``(...)``; has a gradient at zero."""
-    return (at_least_single(capsules).square().sum(dim=-1) + EPSILON).sqrt()
+    return (at_least_float32(capsules).square().sum(dim=-1) + EPSILON).sqrt()
 
 
 def margin_loss(
@@ -125,7 +127,7 @@ def dynamic_routing(
     number, capsules = inputs.shape[:2]
     logits = None
     share = 1 / (weights.shape[2] + leaky)
-    coupling = torch.full_like(at_least_single(inputs[:0].sum()), share)
+    coupling = torch.full_like(at_least_float32(inputs[:0].sum()), share)
     for iteration in range(iterations):
         last = iteration == iterations - 1
         with torch.set_grad_enabled(torch.is_grad_enabled() and (last or not detach)):
@@ -183,7 +185,7 @@ class _RouteBySharedWeights:
 
 def _shared_out(logits: Tensor, leaky: bool) -> Tensor:
     """Softmax over output capsules, ``(J, N, I)``; leaky: beside a zero for none of them."""
-    logits = at_least_single(logits)
+    logits = at_least_float32(logits)
     if not leaky:
         return logits.softmax(dim=0)
     return torch.cat([logits, torch.zeros_like(logits[:1])]).softmax(dim=0)[:-1]
@@ -206,7 +208,7 @@ def self_routing(
         Poses ``(N, J, O)``, activations ``(N, J)`` and coefficients ``(N, I, J)``.
     """
     logits = torch.einsum("nid,idj->nij", inputs, routing[0]) + routing[1]
-    coupling = at_least_single(logits).softmax(dim=2)
+    coupling = at_least_float32(logits).softmax(dim=2)
     shares = coupling * activations[..., None]
     mass = shares.sum(dim=1)
     found = mass / activations.sum(dim=1, keepdim=True).clamp(min=EPSILON)
@@ -234,10 +236,10 @@ def inverted_routing(
     """
     votes = predictions(inputs, weights)
     outputs = norm(votes.mean(dim=0) * (votes.shape[0] / votes.shape[2]))
-    coupling = torch.full_like(at_least_single(votes[..., 0]), 1 / votes.shape[2])
+    coupling = torch.full_like(at_least_float32(votes[..., 0]), 1 / votes.shape[2])
     for _ in range(iterations):
         agreement = torch.einsum("injo,njo->inj", votes, outputs.to(votes.dtype))
-        coupling = at_least_single(agreement / votes.shape[3] ** 0.5).softmax(dim=2)
+        coupling = at_least_float32(agreement / votes.shape[3] ** 0.5).softmax(dim=2)
         outputs = norm(torch.einsum("inj,injo->njo", coupling.to(votes.dtype), votes))
     return outputs, coupling.transpose(0, 1)
 
@@ -259,12 +261,7 @@ def attention_routing(inputs: Tensor, weights: Tensor, bias: Tensor) -> tuple[Te
     """
     votes = predictions(inputs, weights)
     agreement = torch.einsum("injo,njo->inj", votes, votes.sum(dim=0))
-    coupling = at_least_single(agreement / votes.shape[3] ** 0.5).softmax(dim=2)
+    coupling = at_least_float32(agreement / votes.shape[3] ** 0.5).softmax(dim=2)
     coupling = coupling + bias[:, None]
     sums = torch.einsum("inj,injo->njo", coupling.to(votes.dtype), votes)
     return squash_exponentially(sums), coupling.transpose(0, 1)
-
-
-def at_least_single(values: Tensor) -> Tensor:
-    """`values` in single precision, or as they are in double."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
