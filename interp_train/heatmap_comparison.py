@@ -5,7 +5,7 @@ weight-randomisation check on pinned validation images, beside random and oracle
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from interp_train.report.heatmap_quality_page import (
 )
 from interp_train.structures import BACKGROUND, Batch, Target
 from interp_train.targets import build_entries
+from interp_train.terminal_progress import shown_progress
 from interp_train.trained_network import TrainedNetwork, configured_network
 from interp_train.typical_images import pixels_of_input
 
@@ -121,7 +122,7 @@ def evaluate_heatmaps_command(config: Mapping[str, Any]) -> int:
     data = build_data(evaluated_data(subject.config.get("data") or {}, changes))
     data.setup("validate")
     with recorded_run({**config, "resume": None}) as run:
-        quality = compare_heatmaps(subject, data, methods, settings, run.folder)
+        quality = compare_heatmaps(subject, data, methods, settings, run.folder, progress=True)
         page = write_quality(quality)
         run.update(data_fingerprint=data.info.fingerprint, data_licence=data.info.licence)
     table = quality_table(quality)
@@ -136,6 +137,8 @@ def compare_heatmaps(
     methods: Mapping[str, HeatmapMethod],
     settings: ComparisonSettings,
     folder: Path,
+    *,
+    progress: bool = False,
 ) -> HeatmapQuality:
     """Measure every method on the same pinned images; nothing is written.
 
@@ -145,6 +148,7 @@ def compare_heatmaps(
         methods: name -> heatmap method.
         settings: what is measured.
         folder: where the result will be written.
+        progress: shows a bar in a terminal, and lines elsewhere.
 
     Raises:
         ValueError: if no image says where the evidence should lie.
@@ -152,9 +156,12 @@ def compare_heatmaps(
     pinned = _pinned(subject, data, settings)
     shown = slice(0, len(pinned.images), max(1, len(pinned.images) // settings.example_images))
     rows = list(range(len(pinned.images)))[shown][: settings.example_images]
+    named: Iterable[tuple[str, HeatmapMethod]] = methods.items()
+    if progress:
+        named = shown_progress(named, "comparing heatmap methods", len(methods))
     measured = [
         _measured(subject, method, pinned, settings, name=name, examples=rows)
-        for name, method in methods.items()
+        for name, method in named
     ]
     setting = {
         "data": data.info.name,

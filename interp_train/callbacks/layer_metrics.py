@@ -343,6 +343,7 @@ def found_geometries(
     channels, height, width = images.shape[1:]
     try:
         traces = trace_layers(network, (channels, height, width))
+    # What a foreign forward pass raises on tensors without data; the user is told, and goes on.
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
         rank_zero_info(
             f"The receptive fields of {', '.join(layers)} could not be followed "
