@@ -1,28 +1,28 @@
 """Train, measure and compare interpretable convolutional networks in one run."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "dissect", "explain", "load"]
+__all__ = ["__version__", "dissect", "explain", "load", "visualize"]
 
 if TYPE_CHECKING:
     from interp_train.explanation import explain
     from interp_train.network_dissection import dissect
     from interp_train.systems import load_system as load
+    from interp_train.unit_visualization import visualize
+
+_PLACES = {
+    "dissect": ("interp_train.network_dissection", "dissect"),
+    "explain": ("interp_train.explanation", "explain"),
+    "load": ("interp_train.systems", "load_system"),
+    "visualize": ("interp_train.unit_visualization", "visualize"),
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that `import interp_train` does not import torch."""
-    if name == "dissect":
-        from interp_train.network_dissection import dissect
-
-        return dissect
-    if name == "explain":
-        from interp_train.explanation import explain
-
-        return explain
-    if name == "load":
-        from interp_train.systems import load_system
-
-        return load_system
-    raise AttributeError(f"module 'interp_train' has no attribute {name!r}.")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'interp_train' has no attribute {name!r}.")
+    module, function = _PLACES[name]
+    return getattr(importlib.import_module(module), function)

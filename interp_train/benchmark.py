@@ -1,8 +1,9 @@
 """What an objective costs: time and memory of a training step, with it and without.
 
 `BENCHMARKS` holds one entry per objective in ``conf/filter_objective``, whose presets are measured
-beside one another, and ``callbacks/dissection`` (`interp_train.dissection_benchmark`). Steps with
-and without the objective alternate, so that other load on the machine meets both alike.
+beside one another, ``callbacks/dissection`` (`interp_train.dissection_benchmark`) and
+``callbacks/validation`` (`interp_train.validation_benchmark`). Steps with and without the objective
+alternate, so that other load on the machine meets both alike.
 """
 
 import functools
@@ -28,6 +29,7 @@ from interp_train.dissection_benchmark import benchmark_dissection
 from interp_train.learning.classifier import Classifier
 from interp_train.structures import DataInfo, ImageBatch
 from interp_train.targets import build
+from interp_train.validation_benchmark import benchmark_validation
 
 ORDINARY = "none"  # the option of the ordinary twin
 _MEMORY_STEPS = 3
@@ -272,4 +274,5 @@ def objective_benchmarks(folder: Path) -> dict[str, Callable[..., dict[str, Any]
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     **objective_benchmarks(config_dir() / "filter_objective"),
     "callbacks/dissection": benchmark_dissection,
+    "callbacks/validation": benchmark_validation,
 }

@@ -41,6 +41,7 @@ VERBS = {
         "interp_train.dissection_folder:dissect_command", "label a network's units", "path"
     ),
     "explain": Verb("interp_train.explanation:explain_command", "explain single images", "path"),
+    "visualize": Verb("interp_train.unit_visualization:visualize_command", "picture units", "path"),
     "evaluate_heatmaps": Verb(
         "interp_train.heatmap_comparison:evaluate_heatmaps_command",
         "compare heatmap methods",
@@ -55,7 +56,7 @@ VERBS = {
 }
 
 # Verbs that look at a trained network, with its data or with others.
-_OF_A_RUN = ("evaluate", "evaluate_heatmaps", "explain")
+_OF_A_RUN = ("evaluate", "evaluate_heatmaps", "explain", "visualize")
 
 # Exceptions that tell a user what to change; others are shown with their traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)

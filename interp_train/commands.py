@@ -40,11 +40,14 @@ def layers_command(config: Mapping[str, Any]) -> int:
 def benchmark_command(config: Mapping[str, Any]) -> int:
     """The verb `benchmark`: time and memory that a part costs."""
     from interp_train.benchmark import BENCHMARKS
+    from interp_train.host_memory import keep_freed_memory
 
+    keep_freed_memory()  # as in a run
     check_name("target", config["target"], BENCHMARKS, "a part with a benchmark")
     benchmark = BENCHMARKS[config["target"]]
     taken = inspect.signature(benchmark).parameters
-    result = benchmark(**{key: v for key, v in config["settings"].items() if key in taken})
+    settings = {key: v for key, v in config["settings"].items() if key in taken and v is not None}
+    result = benchmark(**settings)
     for rows in (result["rows"], result.get("memory")):
         if rows:
             print_rows([{name: _cell(value) for name, value in row.items()} for row in rows])

@@ -48,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
     "cache": {"enabled": False, "views": 1, "dtype": "float16", "folder": None},
     "filter_objectives": {},
     "heatmaps": {},
+    "unit_visualizers": {},
     "callbacks": {},
     "logger": {},
 }

@@ -196,7 +196,7 @@ class _Dissecting:
                 frame = self.metrics[layer].frame
                 assert frame is not None
                 panel = unit_panel(
-                    dissection, self.top[layer], self._shower(layer), frame,
+                    dissection, self.top[layer], self._shower(), frame,
                     number=num_units, size=picture_size,
                 )  # fmt: skip
                 if panel is not None:
@@ -246,12 +246,10 @@ class _Dissecting:
             numbers |= {f"{name}_random_network": random[name] for name in HEADLINES}
         return layer_dissection(layer, metric, numbers, random)
 
-    def _shower(self, layer: str) -> Show:
+    def _shower(self) -> Show:
         def read(batch: ConceptBatch) -> ShownImages:
-            found = activations_of(self.network, [layer], batch.images.to(self.device))[layer]
-            maps = self.metrics[layer].rules.rounded(found).cpu()
             pixels = pixels_of_images(self.probe_set, batch.images)
-            return ShownImages(pixels, maps, batch.sample_ids.cpu())
+            return ShownImages(pixels, batch.sample_ids.cpu())
 
         return images_of_loader(self.loader, read)
 

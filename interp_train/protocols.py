@@ -64,7 +64,11 @@ class HeatmapMethod(Protocol):
 
 @runtime_checkable
 class UnitVisualizer(Protocol):
-    """Network, units and a sample of images -> a picture of what each unit encodes."""
+    """Network, units and a sample of images -> a picture of what each unit encodes.
+
+    A method that pictures a whole layer, once per image, says so with an attribute ``of_images``
+    that is true.
+    """
 
     def __call__(self, network: nn.Module, target: Target, images: Tensor) -> Tensor:
         """One picture per unit, float32 in [0, 1], ``(U, 3, height, width)``.

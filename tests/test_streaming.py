@@ -27,6 +27,24 @@ def test_thresholds_agree_with_counting(share, pieces):
     assert tail.count == 400
 
 
+@pytest.mark.parametrize("block", [1, 100, 10**6])
+def test_parts_at_once_are_the_same(block, monkeypatch):
+    monkeypatch.setattr("interp_train.streaming._BLOCK", block)
+    values = torch.randn(5, 300).half().requires_grad_()
+    whole, parts = TailTopK(20), TailTopK(20)
+    whole.add(values[:, :10])
+    parts.add(values[:, :10])
+    whole.add(values[:, 10:])
+    parts.add_parts([values[:, 10:30], values[:, 30:31], values[:, 31:]])
+    assert torch.equal(whole.largest(), parts.largest())
+    assert torch.equal(whole.bound(5), parts.bound(5))
+    assert parts.count == 300
+    assert not parts.largest().requires_grad
+    parts.add_parts([])
+    with pytest.raises(ValueError, match=r"`parts` must have shape \(5, n\), but got \(4, 2\)"):
+        parts.add_parts([values[:, :3], torch.zeros(4, 2)])
+
+
 def test_a_tail_by_hand():
     tail = TailTopK(2)
     tail.add(torch.tensor([[1.0, 5.0], [0.0, 0.0]]))

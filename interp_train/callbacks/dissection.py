@@ -25,8 +25,9 @@ from interp_train.callbacks.pinned_images import ToBatch
 from interp_train.callbacks.probe_set import ConceptNames, ProbeSet, checked_probe_set
 from interp_train.callbacks.random_network import activations_of, measured_network
 from interp_train.callbacks.time_budget import TimeBudget
+from interp_train.checks import check_range
 from interp_train.collectives import num_processes
-from interp_train.evaluation.concept_overlap import concept_scheme
+from interp_train.evaluation.concept_overlap import concept_scheme, thinned
 from interp_train.evaluation.detectors import HEADLINES
 from interp_train.evaluation.dissection import DissectionMetric
 from interp_train.evaluation.layer_dissection import (
@@ -44,6 +45,11 @@ RANDOM, NULLS, PICTURES = "the random network", "rotated basis and shuffled mask
 _WITH_BASELINES = {
     f"{name}{end}" for name in HEADLINES for end in ("", *(f"_{b}" for b in BASELINES))
 }
+
+_OPTIONS = (  # of the metric
+    "quantiles", "threshold_on", "union", "least_iou", "least_images", "rotated_basis",
+    "shuffled_masks", "half_precision", "cache_bytes", "seed",
+)  # fmt: skip
 
 
 @final
@@ -71,6 +77,8 @@ class Dissection(LayerMetricCallback):
         half_precision: see there.
         cache_bytes: see there; per layer and network.
         seed: see there.
+        label_size: side to which larger concept maps are thinned, in pixels, at least; the default
+            is that of the paper's Broden. Counting costs time for every pixel. None counts all.
         num_units: in ``dissection/<layer>/units``, beside ``detectors`` and ``curves``; 0 draws no
             pictures. Loaders of pictured images must not shuffle.
         num_images: top images of each unit.
@@ -113,6 +121,7 @@ class Dissection(LayerMetricCallback):
         half_precision: bool = True,
         cache_bytes: int = 1_073_741_824,
         seed: int = 0,
+        label_size: int | None = 112,
         num_units: int = 8,
         num_images: int = 6,
         budget_seconds: float | None = None,
@@ -126,13 +135,12 @@ class Dissection(LayerMetricCallback):
             layers, every_n_epochs=every_n_epochs, save_records=save_records,
             random_network=random_network, geometry=geometry, to_batch=to_batch,
         )  # fmt: skip
-        self.options: dict[str, Any] = {
-            "quantiles": tuple(quantiles), "threshold_on": threshold_on, "union": union,
-            "least_iou": least_iou, "least_images": least_images, "rotated_basis": rotated_basis,
-            "shuffled_masks": shuffled_masks, "half_precision": half_precision,
-            "cache_bytes": cache_bytes, "seed": seed,
-        }  # fmt: skip
+        given: dict[str, Any] = {**locals(), "quantiles": tuple(quantiles)}
+        self.options = {name: given[name] for name in _OPTIONS}
         DissectionMetric(**self.options)  # wrong values fail here, not at the first validation
+        if label_size is not None:
+            check_range("label_size", label_size, 1)
+        self.label_size = label_size
         self.pictures = DissectionPictures(num_units, num_images)
         self.budget = TimeBudget(budget_seconds, budget_share)
         self.concept_names, self.probe_set = concept_names, checked_probe_set(probe_set)
@@ -140,7 +148,9 @@ class Dissection(LayerMetricCallback):
     @property
     def state_key(self) -> str:
         """Two dissections by different rules keep states of their own."""
-        return self._generate_state_key(layers=self.layers, **self.options)
+        return self._generate_state_key(
+            layers=self.layers, label_size=self.label_size, **self.options
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values that a resumed run goes on with."""
@@ -243,6 +253,7 @@ class Dissection(LayerMetricCallback):
                 f"batches into one, or a `probe_set`."
             )
         # Once for all layers: their caches share one copy.
+        maps = thinned(maps, self.label_size)
         maps = maps.to(made.images.device, concept_scheme(names).label_type)
         return ConceptBatch(made.images, made.labels, made.sample_ids, maps)
 

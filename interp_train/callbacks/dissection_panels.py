@@ -30,12 +30,10 @@ class ShownImages(NamedTuple):
 
     Attributes:
         pixels: in [0, 1], ``(n, 3, H, W)``.
-        maps: of the layer, as they are counted, ``(n, K, h, w)``.
         sample_ids: of the images, long ``(n,)``.
     """
 
     pixels: Tensor
-    maps: Tensor
     sample_ids: Tensor
 
 
@@ -80,8 +78,8 @@ def unit_panel(
 
     Args:
         found: what the units detect.
-        top: their top images.
-        show: gives images of the stream, and the layer's maps of them as they are counted.
+        top: their top images, with the maps as they are counted.
+        show: gives images of the stream.
         frame: how the maps lie in the images.
         number: of units.
         size: side of a picture, in pixels.
@@ -103,7 +101,7 @@ def unit_panel(
             "The loader of the images must not shuffle, but they came in another order than its "
             "sampler gives. Set shuffle=False, or num_units=0 for no pictures."
         )
-    picked = shown.maps.float()[index, torch.tensor(units)[:, None]]
+    picked = top.maps[units].float().cpu()
     thresholds = found.result.thresholds[units, 0]
     pictures = masked_pictures(shown.pixels[index], picked, thresholds, frame, size)
     silent = values <= 0

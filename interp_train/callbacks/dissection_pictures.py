@@ -22,7 +22,6 @@ from interp_train.callbacks.dissection_panels import (
 )
 from interp_train.callbacks.figure_writer import submit_figure
 from interp_train.callbacks.pinned_images import pixels_of, save_record
-from interp_train.callbacks.random_network import activations_of, measured_network
 from interp_train.checks import check_range
 from interp_train.dissection_figures import UNIT_NOTE, detectors_figure, iou_curves_figure
 from interp_train.evaluation.detector_bars import layer_bars
@@ -108,12 +107,9 @@ class DissectionPictures:
 
         def read(batch: Any) -> ShownImages:
             made = source.read(trainer.strategy.batch_to_device(batch, module.device))
-            with trainer.precision_plugin.val_step_context():
-                network = measured_network(module)
-                maps = activations_of(network, [found.layer], made.images)[found.layer]
             images, own = made.images.float(), source.probe_set
             pixels = pixels_of(module, images) if own is None else pixels_of_images(own, images)
-            return ShownImages(pixels, metric.rules.rounded(maps).cpu(), made.sample_ids.cpu())
+            return ShownImages(pixels, made.sample_ids.cpu())
 
         show = images_of_loader(source.loader, read)
         panel = unit_panel(found, top, show, frame, number=self.num_units, size=PICTURE_SIZE)

@@ -47,12 +47,14 @@ class Axis(NamedTuple):
         first: first pixel of the run, long ``(R,)``.
         fractions: how far each pixel of the run is from `lower` to `upper`, in [0, 1), float32
             ``(R, longest)``; NaN after the end of the run.
+        runs_at: the run before each cell and the run behind it, long ``(cells, 2)``; -1 for none.
     """
 
     lower: Tensor
     upper: Tensor
     first: Tensor
     fractions: Tensor
+    runs_at: Tensor
 
 
 class PixelGrid(NamedTuple):
@@ -110,7 +112,10 @@ def _axis(cells: int, pixels: int, stride: float, offset: float) -> Axis:
     within = torch.arange(int(lengths.max()))
     places_of = (first[:, None] + within).clamp(max=pixels - 1)
     fractions = (inside[places_of] - lower[:, None]).float()
-    return Axis(lower, upper, first, fractions.masked_fill(within >= lengths[:, None], torch.nan))
+    fractions = fractions.masked_fill(within >= lengths[:, None], torch.nan)
+    number_of = torch.full((cells + 1,), -1)
+    number_of[runs + 1] = torch.arange(len(runs))
+    return Axis(lower, upper, first, fractions, torch.stack([number_of[:-1], number_of[1:]], 1))
 
 
 def active_pixels(maps: Tensor, levels: Tensor, grid: PixelGrid) -> Iterator[ActivePixels]:
@@ -128,18 +133,30 @@ def active_pixels(maps: Tensor, levels: Tensor, grid: PixelGrid) -> Iterator[Act
     """
     check_shape("levels", levels, (maps.shape[1],))
     maps, levels = maps.float(), levels.float()
-    rows, columns = grid.rows, grid.columns
-    pairs = (maps.flatten(2).amax(2) > levels).nonzero()  # the others have no such window
-    image, unit = pairs.unbind(1)
-    peaks = maps[image, unit]
-    peaks = peaks[:, rows.lower].maximum(peaks[:, rows.upper])
-    peaks = peaks[..., columns.lower].maximum(peaks[..., columns.upper])
-    inside = (peaks > levels[unit, None, None]).nonzero()
-    windows = torch.cat([pairs[inside[:, 0]], inside[:, 1:]], 1)
-    size = rows.fractions.shape[1] * columns.fractions.shape[1]
+    windows = _windows(maps > levels[:, None, None], grid)
+    size = grid.rows.fractions.shape[1] * grid.columns.fractions.shape[1]
     for some in torch.split(windows, max(1, _CHUNK // size)):
         if len(some):
             yield _within_windows(maps, levels, grid, some)
+
+
+def _windows(above: Tensor, grid: PixelGrid) -> Tensor:
+    """Windows with a corner above the level, in order, ``(W, 4)``: see `_within_windows`.
+
+    Few cells are above: from these to the windows is shorter than over all windows.
+
+    Args:
+        above: whether cells exceed the level, bool ``(N, K, h, w)``.
+        grid: of the pixels.
+    """
+    image, unit, row, column = above.nonzero().unbind(1)
+    row_run, column_run = grid.rows.runs_at[row][:, :, None], grid.columns.runs_at[column][:, None]
+    rows, columns, units = len(grid.rows.first), len(grid.columns.first), above.shape[1]
+    place = (image * units + unit)[:, None, None]
+    keys = (place * rows + row_run) * columns + column_run
+    keys = torch.unique(keys[(row_run >= 0) & (column_run >= 0)])
+    place, run = keys // (rows * columns), keys % (rows * columns)
+    return torch.stack([place // units, place % units, run // columns, run % columns], 1)
 
 
 def _within_windows(maps: Tensor, levels: Tensor, grid: PixelGrid, windows: Tensor) -> ActivePixels:

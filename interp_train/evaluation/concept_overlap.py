@@ -17,6 +17,8 @@ Which images the union runs over is told in three ways (`UNIONS`):
 Counts are 64-bit integers: single precision stops counting at 16.7 million pixels.
 """
 
+import functools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,6 +29,8 @@ from interp_train.checks import check_name, check_range
 from interp_train.evaluation.active_pixels import ActivePixels
 
 UNIONS = ("paper", "all", "lite")
+
+_JOINT = 256  # values of joined label maps: a byte; more would make histograms slow to clear
 
 
 class ConceptScheme(NamedTuple):
@@ -147,6 +151,21 @@ def label_counts(labels: Tensor, scheme: ConceptScheme) -> LabelCounts:
     return LabelCounts(per_image.sum(0), (per_image > 0).sum(0), seen)
 
 
+def thinned(labels: Tensor, least: int | None) -> Tensor:
+    """Label maps ``(N, maps, H, W)`` with every n-th pixel of every n-th row.
+
+    n divides both sides and leaves at least `least` pixels; None, or maps that are smaller or
+    have no such divisor, stay as they are.
+    """
+    if least is None:
+        return labels
+    height, width = labels.shape[-2:]
+    step = max(1, min(height, width) // least)
+    while height % step or width % step:
+        step -= 1
+    return labels[..., step // 2 :: step, step // 2 :: step]
+
+
 def _maps(scheme: ConceptScheme) -> str:
     """Which maps are wanted, for a message."""
     if set(scheme.layers) == {1}:
@@ -185,68 +204,119 @@ def overlap_counts(
     Returns:
         One count per labelling.
     """
-    tallies = [_Tally(labels, levels, scheme, union) for labels in labellings]
+    counter = _Counter(labellings, levels, scheme, union)
     num_levels = levels.shape[1]
     for images, units, pixels, values in pieces:
         # Index of the first level that the pixel exceeds.
         rank = (values[:, None] <= levels[units, : num_levels - 1]).sum(1)
-        units = units * num_levels + rank
-        for tally in tallies:
-            tally.add(images, units, pixels)
-    return [tally.counts() for tally in tallies]
+        counter.add(images, units * num_levels + rank, pixels)
+    return counter.counts()
 
 
-class _Tally:
-    """Histograms over (unit, level, label) of one labelling; each pixel stands at one level."""
+class _JointLabels(NamedTuple):
+    """Label maps of several categories as one: what a pixel has in each of them, in one number.
 
-    def __init__(self, labels: Tensor, levels: Tensor, scheme: ConceptScheme, union: str) -> None:
-        self.flat, self.scheme, self.union = labels.flatten(2), scheme, union
+    Attributes:
+        maps: the number of each pixel, flat, uint8 or int16 ``(N * H * W,)``.
+        sizes: values that a label of each map takes, "none" included.
+        categories: of the maps.
+    """
+
+    maps: Tensor
+    sizes: tuple[int, ...]
+    categories: tuple[int, ...]
+
+
+def _joint_labels(labels: Tensor, scheme: ConceptScheme) -> list[_JointLabels]:
+    """Label maps, joined while their numbers fit in a byte: fewer maps to look into."""
+    found: list[_JointLabels] = []
+    number = 0
+    for category, maps in enumerate(scheme.layers):
+        for _ in range(maps):
+            size = scheme.sizes[category] + 1
+            # Small numbers: pixels are looked up in random order, from as little memory as can be.
+            own = labels[:, number].flatten().to(torch.uint8 if size <= _JOINT else torch.int16)
+            number += 1
+            last = found[-1] if found else None
+            if last is not None and math.prod(last.sizes) * size <= _JOINT:
+                joint = last.maps * size + own
+                found[-1] = _JointLabels(joint, (*last.sizes, size), (*last.categories, category))
+            else:
+                found.append(_JointLabels(own, (size,), (category,)))
+    return found
+
+
+class _Counter:
+    """Histograms over (unit, level, label) of labellings; each pixel stands at one level.
+
+    Counting a pixel costs the same for one map of labels or several, so maps are joined, and what
+    does not depend on the labelling is counted once.
+    """
+
+    def __init__(
+        self, labellings: Sequence[Tensor], levels: Tensor, scheme: ConceptScheme, union: str
+    ) -> None:
+        self.labellings, self.scheme, self.union = labellings, scheme, union
         self.num_units, self.num_levels = levels.shape
         self.bins = self.num_units * self.num_levels
-        self.width = len(scheme.names) + len(scheme.sizes)  # each category has a "none"
+        self.num_images, self.size = len(labellings[0]), labellings[0].shape[2:].numel()
+        self.joint = [_joint_labels(labels, scheme) for labels in labellings]
+        new = functools.partial(levels.new_zeros, dtype=torch.long)
+        self.found = [[new(self.bins * math.prod(j.sizes)) for j in each] for each in self.joint]
+        self.area = new(self.num_images * self.bins)
         categories = len(scheme.sizes) if union == "lite" else 0
-        self.found = levels.new_zeros(self.bins * self.width).long()
-        self.area = levels.new_zeros(len(labels) * self.bins).long()
-        self.labelled = levels.new_zeros(categories, len(labels) * self.bins).long()
+        self.met = [new(categories, len(self.area)) for _ in labellings]
 
     def add(self, images: Tensor, units: Tensor, pixels: Tensor) -> None:
         """Add pixels; `units` counts units and levels through."""
         places = images * self.bins + units
         self.area += torch.bincount(places, minlength=len(self.area))
-        num_maps, size = self.flat.shape[1:]
-        place, keys = images * (num_maps * size) + pixels, units * self.width
-        for category, length in enumerate(self.scheme.sizes):
-            for _ in range(self.scheme.layers[category]):
-                labels = self.flat.take(place).long()
-                self.found += torch.bincount(keys + labels, minlength=len(self.found))
-                place = place + size
+        pixels = images * self.size + pixels
+        for joint, found, met in zip(self.joint, self.found, self.met, strict=True):
+            for labels, counts in zip(joint, found, strict=True):
+                number = math.prod(labels.sizes)
+                there = labels.maps.take(pixels).long()
+                counts += torch.bincount(units * number + there, minlength=len(counts))
                 if self.union == "lite":
-                    there = places[labels > 0]
-                    self.labelled[category] += torch.bincount(there, minlength=len(self.area))
-            keys = keys + (length + 1)
+                    self._meet(labels, there, places, met)
 
-    def counts(self) -> OverlapCounts:
-        """The sums; a pixel above a level is above all lower ones."""
-        shape = (self.num_units, self.num_levels)
-        widths = [size + 1 for size in self.scheme.sizes]
-        found = torch.split(self.found.view(*shape, self.width), widths, 2)
-        intersection = torch.cat([part[..., 1:] for part in found], 2).cumsum(1)
-        area = self.area.view(-1, *shape).cumsum(2)
-        num_maps = len(self.scheme.sizes)
+    def _meet(self, labels: _JointLabels, there: Tensor, places: Tensor, met: Tensor) -> None:
+        for size, category in zip(reversed(labels.sizes), reversed(labels.categories), strict=True):
+            labelled = places[there % size > 0]
+            met[category] += torch.bincount(labelled, minlength=len(self.area))
+            there = there // size
+
+    def counts(self) -> list[OverlapCounts]:
+        """The sums per labelling; a pixel above a level is above all lower ones."""
+        area = self.area.view(-1, self.num_units, self.num_levels).cumsum(2)
+        return [
+            OverlapCounts(self._intersection(number), self._active(number, area), area.sum(0))
+            for number in range(len(self.labellings))
+        ]
+
+    def _intersection(self, number: int) -> Tensor:
+        """Pixels of each concept, of the joint histograms of a labelling, ``(K, Q, C)``."""
+        shape, sizes = (self.num_units, self.num_levels), self.scheme.sizes
+        found = [self.area.new_zeros(*shape, size) for size in sizes]
+        for labels, counts in zip(self.joint[number], self.found[number], strict=True):
+            table = counts.view(self.bins, *labels.sizes)
+            for place, category in enumerate(labels.categories):
+                others = [axis for axis in range(1, table.dim()) if axis != place + 1]
+                single = table.sum(others) if others else table
+                found[category] += single[:, 1:].view(*shape, -1)
+        return torch.cat(found, 2).cumsum(1)
+
+    def _active(self, number: int, area: Tensor) -> Tensor:
+        """Active pixels over the images that count for a category, ``(K, Q, M)``."""
+        num_categories = len(self.scheme.sizes)
         if self.union == "all":
-            active = area.sum(0)[..., None].expand(*shape, num_maps).clone()
-        else:
-            active = torch.stack([(area * self._counting(m)).sum(0) for m in range(num_maps)], 2)
-        return OverlapCounts(intersection, active, area.sum(0))
-
-    def _counting(self, category: int) -> Tensor:
-        """Which images count, ``(N, 1, 1)`` or ``(N, K, Q)``."""
-        if self.union == "paper":
-            maps = self.scheme.per_category(self.flat)[category]
-            return (maps.amax((1, 2)) > 0)[:, None, None]
-        met = self.labelled[category].view(-1, self.num_units, self.num_levels)
-        counts: Tensor = met.cumsum(2) > 0
-        return counts
+            return area.sum(0)[..., None].expand(*area.shape[1:], num_categories).clone()
+        if self.union == "lite":
+            met = self.met[number].view(num_categories, *area.shape).cumsum(3) > 0
+            return torch.stack([(area * here).sum(0) for here in met], 2)
+        maps = self.scheme.per_category(self.labellings[number].flatten(2))
+        annotated = [(own.amax((1, 2)) > 0)[:, None, None] for own in maps]
+        return torch.stack([(area * here).sum(0) for here in annotated], 2)
 
 
 def dataset_iou(counts: OverlapCounts, labels: LabelCounts, scheme: ConceptScheme) -> Tensor:

@@ -142,8 +142,9 @@ class OverlapPasses:
         kept = [self._in_all_bases(batch) for batch in self._kept or []]
         if self._kept is not None:
             self._open(total * int(values))
-            for maps in kept:
-                self._observe(maps)
+            for number, basis in enumerate(self.bases if kept else ()):
+                assert self._grid is not None
+                basis.observe_all([maps[number] for maps in kept], self._grid)
         for basis in self.bases:
             basis.settle()
         self.settled, self.exchange = True, self.exchange and everywhere

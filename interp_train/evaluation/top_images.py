@@ -19,6 +19,7 @@ class TopImages:
         values: peaks, descending, float32 ``(K, T)``; fewer columns after fewer images.
         places: where the images stood in the stream, from 0, long ``(K, T)``; the first of equals.
         sample_ids: of the images, long ``(K, T)``.
+        maps: of the unit in these images, as they were shown, ``(K, T, h, w)``.
     """
 
     def __init__(self, number: int) -> None:
@@ -26,6 +27,7 @@ class TopImages:
         self.number = number
         self.values, self.places = torch.zeros(0, 0), torch.zeros(0, 0, dtype=torch.long)
         self.sample_ids = self.places
+        self.maps = torch.zeros(0, 0, 0, 0)
         self._seen = 0
 
     def add(self, maps: Tensor, sample_ids: Tensor) -> None:
@@ -37,11 +39,22 @@ class TopImages:
         if not len(self.values):
             self.values = peaks.new_zeros(len(peaks), 0)
             self.places = self.sample_ids = places.new_zeros(len(peaks), 0)
+            self.maps = maps.detach()[:0].transpose(0, 1)
         values = torch.cat([self.values, peaks], 1)
         order = values.argsort(dim=1, descending=True, stable=True)[:, : self.number]
         self.values = values.gather(1, order)
+        self.maps = self._maps_at(order, maps.detach())
         self.places = _joined(self.places, places).gather(1, order)
         self.sample_ids = _joined(self.sample_ids, sample_ids.to(peaks.device)).gather(1, order)
+
+    def _maps_at(self, order: Tensor, fresh: Tensor) -> Tensor:
+        """Maps of the chosen images, of those that are kept and then those of a batch."""
+        units, known = torch.arange(len(order), device=order.device)[:, None], self.maps.shape[1]
+        found = fresh[(order - known).clamp(min=0), units]
+        if known:
+            kept = self.maps[units, order.clamp(max=known - 1)]
+            found = torch.where((order < known)[..., None, None], kept, found)
+        return found
 
 
 def _joined(known: Tensor, fresh: Tensor) -> Tensor:

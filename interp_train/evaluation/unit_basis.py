@@ -95,6 +95,15 @@ class UnitBasis:
         capacity = tail_size(self.rules.quantiles[-1], num_values) + 1
         self._tail = TailTopK(min(capacity, num_values), device)
 
+    def observe_all(self, batches: Sequence[Tensor], grid: PixelGrid) -> None:
+        """First pass: the maps of all batches in this basis, as `observe`, at once."""
+        assert self._tail is not None
+        if self.rules.threshold_on == "feature":
+            self._tail.add_parts([maps.transpose(0, 1).flatten(1) for maps in batches])
+            return
+        for maps in batches:
+            self.observe(maps, grid)
+
     def observe(self, maps: Tensor, grid: PixelGrid) -> None:
         """First pass: maps of a batch in this basis, ``(N, K, h, w)``."""
         assert self._tail is not None

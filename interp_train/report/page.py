@@ -10,9 +10,10 @@ import yaml
 
 import interp_train
 from interp_train.atomic_files import write_text
+from interp_train.report.blocks import Writer
 from interp_train.report.measures import BASELINE_MEANINGS, BASELINES
 from interp_train.report.records import RunData, StudyData, read_folder
-from interp_train.report.sections import Writer, data_section, measured
+from interp_train.report.sections import data_section, measured
 from interp_train.report.tables import overall_table, shown
 
 

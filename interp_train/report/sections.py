@@ -1,100 +1,29 @@
 """What stands on the page: blocks of text, table, plot or pictures, per data set."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from interp_train.evaluation.bootstrap import PairedDifference
 from interp_train.evaluation.layer_dissection import LayerDissection
-from interp_train.figures import save_figure
-from interp_train.report import confusion, dissections, filter_plots, panels, plots, tables
+from interp_train.report import (
+    confusion,
+    dissections,
+    filter_plots,
+    panels,
+    plots,
+    tables,
+    visualizations,
+)
+from interp_train.report.blocks import Block, Section, Writer
 from interp_train.report.comparison import cell_of, paired_with_ordinary, verdict
-from interp_train.report.embedding import save_plot
 from interp_train.report.measures import BY_NAME, MEASURES, number, parsed
 from interp_train.report.records import RunData, StudyData
-from interp_train.report.table_formats import Table, as_html, save_table
 from interp_train.report.tables import headlines, last_layer, shown, signed_number
 
 Differences = Mapping[str, Mapping[str, PairedDifference]]
-
-
-class Block(NamedTuple):
-    """One heading of the page.
-
-    Attributes:
-        title: heading.
-        text: what you see, one short paragraph.
-        body: elements of the page.
-    """
-
-    title: str
-    text: str
-    body: Markup
-
-
-class Section(NamedTuple):
-    """The blocks of one data set.
-
-    Attributes:
-        anchor: for links within the page.
-        title: heading.
-        findings: sentences that say what came out.
-        blocks: in order.
-    """
-
-    anchor: str
-    title: str
-    findings: Sequence[str]
-    blocks: Sequence[Block]
-
-
-class Writer:
-    """Turns tables, plots and panels into elements of the page, and saves each alone.
-
-    Args:
-        folder: of the report; figures go to ``figures``, tables to ``tables``.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def table(self, table: Table) -> Markup:
-        """A table with its note."""
-        save_table(table, self.folder / "tables")
-        note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-        return Markup(as_html(table) + note)
-
-    def plot(self, plot: plots.Plot | None) -> Markup:
-        """A plot as svg; nothing for None."""
-        if plot is None:
-            return Markup()
-        svg = save_plot(plot, self.folder / "figures")
-        return Markup(f'<div class="plot">{svg}</div>')
-
-    def panel(self, panel: panels.Panel | None) -> Markup:
-        """Lines of pictures; nothing for None."""
-        if panel is None:
-            return Markup()
-        for suffix in (".png", ".pdf"):
-            save_figure(panel.figure, self.folder / "figures" / f"{panel.name}{suffix}")
-        head = f"<h4>{escape(panel.title)}</h4>" if panel.title else ""
-        strips = "".join(_strip(strip) for strip in panel.strips)
-        return Markup(f'<div class="panel">{head}{strips}</div>')
-
-
-def _strip(strip: panels.Strip) -> str:
-    first, *rest = strip.label.split("\n")
-    label = f"<strong>{escape(first)}</strong>" + "".join(f"<span>{escape(r)}</span>" for r in rest)
-    tiles = "".join(strip.tiles)
-    style = f"--tiles:{max(len(strip.tiles), 1)}"
-    return (
-        f'<div class="strip"><div class="label">{label}</div>'
-        f'<div class="tiles" style="{style}">{tiles}</div></div>'
-    )
 
 
 def data_section(study: StudyData, data: str, writer: Writer) -> Section:
@@ -114,6 +43,7 @@ def data_section(study: StudyData, data: str, writer: Writer) -> Section:
         *statistics,
         *_error_blocks(data, firsts, writer),
         *_filter_blocks(study, data, layer, firsts, writer),
+        *_visualization_blocks(data, firsts, writer),
         *_other_blocks(study, data, layer, firsts, writer),
     ]
     return Section(
@@ -320,6 +250,24 @@ def _filter_blocks(
             f"Every filter of each network{seed}. To the left of the dashed line a filter is more "
             "stable than a constant position; above the dashed line it follows a part.",
             writer.plot(filter_plots.instability_plot(study, data, layer, firsts)),
+        ),
+    ]
+
+
+def _visualization_blocks(data: str, firsts: Sequence[RunData], writer: Writer) -> list[Block]:
+    galleries = (panel for run in firsts for panel in visualizations.gallery_panels(data, run))
+    return [
+        Block(
+            "What units encode",
+            "The same units, pictured in several ways: what excites them in the images, and what "
+            f"they would like to see{_seed_of(firsts)}.",
+            Markup().join(map(writer.panel, galleries)),
+        ),
+        Block(
+            "What a layer gives back of an image",
+            "Images as they are drawn from the maps of a layer alone, the layer that knows most "
+            f"first. What is blurred, the layer has forgotten{_seed_of(firsts)}.",
+            writer.panel(visualizations.inversion_panel(data, firsts)),
         ),
     ]
 

@@ -23,6 +23,7 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from interp_train.checks import check_choice, check_range, check_shape
 from interp_train.data.photo_data import IMAGENET_STD
@@ -34,7 +35,6 @@ from interp_train.visualization.unit_peaks import (
     UnitPeaks,
     field_side,
     grids,
-    resized,
     squares,
     strongest_peaks,
 )
@@ -179,6 +179,9 @@ def backprojected_grids(found: Backprojections, *, patch_size: int, std: Sequenc
         ``(U, 3, height, width)``.
     """
     flat, positions = found.gradients.flatten(0, 1), found.peaks.positions.flatten(0, 1)
-    drawn = resized(on_grey(squares(flat, positions, found.side), std), patch_size)
+    # Resized before it is scaled: fine lines of opposite signs fade when they are smoothed.
+    fields = squares(flat, positions, found.side).float()
+    size = (patch_size, patch_size)
+    drawn = on_grey(functional.interpolate(fields, size, mode="bilinear", antialias=True), std)
     drawn = torch.where(found.peaks.active.reshape(-1, 1, 1, 1), drawn, torch.nan)
     return grids(drawn.view(*found.peaks.rows.shape, *drawn.shape[1:]))

@@ -13,7 +13,7 @@ each is 1 for an image whose pixels, or their steps, all have a stated size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,8 @@ class FeatureInversion:
     seed: int = 0
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
+
+    of_images: ClassVar[bool] = True  # one picture per image, of no unit
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -69,7 +69,7 @@ def test_a_panel_shows_the_top_images_of_the_chosen_units():
     def show(places):
         asked.extend(places)
         shades = torch.tensor(places)[:, None, None, None] / 30
-        return ShownImages(shades.expand(-1, 3, 16, 16), maps[places], torch.tensor(places) + 7)
+        return ShownImages(shades.expand(-1, 3, 16, 16), torch.tensor(places) + 7)
 
     panel = unit_panel(found, top, show, FRAME, number=2, size=16)
     assert panel.units == found.chosen_units(2)
@@ -101,6 +101,6 @@ def test_pixels_follow_the_stated_normalisation():
 def test_images_are_read_by_their_place_in_the_stream():
     data = [torch.tensor(10 * index) for index in range(50)]
     loader = torch.utils.data.DataLoader(data, batch_size=7, sampler=range(49, -1, -1))
-    show = images_of_loader(loader, lambda batch: ShownImages(batch, batch, batch))
+    show = images_of_loader(loader, lambda batch: ShownImages(batch, batch))
     places = list(range(0, 50, 1))
     assert show(places).sample_ids.tolist() == [10 * (49 - place) for place in places]

@@ -9,6 +9,7 @@ from interp_train.evaluation.concept_overlap import (
     dataset_iou,
     label_counts,
     overlap_counts,
+    thinned,
 )
 from interp_train.structures import LayerGeometry
 
@@ -203,3 +204,37 @@ def test_layers_that_do_not_fit():
         label_counts(torch.zeros(1, 2, 4, 4, dtype=torch.uint8), scheme)
     with pytest.raises(ValueError, match="'part' must have each label once per pixel, but two"):
         label_counts(torch.ones(1, 3, 4, 4, dtype=torch.uint8), scheme)
+
+
+def test_many_concepts_are_counted_as_few():
+    names = {"many": [str(n) for n in range(300)], "a": list("xyz"), "b": list("pq"), "c": ["m"]}
+    scheme = concept_scheme(names, {"a": 2})
+    generator = torch.Generator().manual_seed(0)
+    sizes = (300, 2, 1, 2, 1)  # the two maps of "a" share no label
+    labels = torch.stack(
+        [torch.randint(size + 1, (3, 6, 6), generator=generator) for size in sizes], 1
+    ).short()
+    labels[:, 2] *= 3
+    active = torch.rand(3, 4, 6, 6, generator=generator) > 0.6
+    (counts,) = overlap_counts([pixels_of(active)], [labels], torch.zeros(4, 1), scheme)
+    flat, category, place = labels.flatten(2), 0, 0
+    for maps, size in zip(scheme.layers, scheme.sizes, strict=True):
+        for label in range(1, size + 1):
+            own = (flat[:, category : category + maps] == label).any(1)
+            expected = (active.flatten(2) & own[:, None]).sum((0, 2))
+            assert torch.equal(counts.intersection[:, 0, place], expected)
+            place += 1
+        category += maps
+
+
+@pytest.mark.parametrize(
+    ("side", "least", "expected"),
+    [(224, 112, 112), (224, None, 224), (96, 112, 96), (230, 112, 115), (225, 112, 225),
+     (448, 112, 112), (336, 112, 112)],
+)  # fmt: skip
+def test_label_maps_are_thinned_to_a_side(side, least, expected):
+    labels = torch.arange(side, dtype=torch.int16).expand(1, 2, side, side)
+    found = thinned(labels, least)
+    assert found.shape == (1, 2, expected, expected)
+    step = side // expected
+    assert found[0, 0, 0].tolist() == list(range(step // 2, side, step))

@@ -18,6 +18,7 @@ def test_the_highest_peaks_are_kept_in_order(batch_size):
         expected = sorted(peaks, reverse=True)[:4]
         assert top.values[unit].tolist() == [value for value, _ in expected]
         assert top.places[unit].tolist() == [-place for _, place in expected]
+        assert torch.equal(top.maps[unit], maps[top.places[unit], unit])
     assert torch.equal(top.sample_ids, top.places + 50)
 
 

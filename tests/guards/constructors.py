@@ -57,11 +57,8 @@ def definitions(root, skipped=("experiment", "study", "sweep", "hydra")):
         values = yaml.load(path.read_text("utf-8"), Loader)
         entries = values.pop("defaults", []) if isinstance(values, dict) else []
         entries = [entry for entry in entries if entry != "_self_"]
-        parents = tuple(
-            entry
-            for entry in entries
-            if isinstance(entry, str) and (path.parent / f"{entry}.yaml").exists()
-        )
+        options = [entry.partition("@")[0] for entry in entries if isinstance(entry, str)]
+        parents = tuple(name for name in options if (path.parent / f"{name}.yaml").exists())
         yield Definition(path, group, parents, bool(entries), values)
 
 
