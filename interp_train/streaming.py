@@ -88,23 +88,28 @@ class TailTopK:
         stand side by side, and memory stays small.
 
         Args:
-            parts: of any floating-point type, each ``(U, n)``.
+            parts: of any floating-point type and any strides, each ``(U, ...)``.
 
         Raises:
-            ValueError: if a part has another shape.
+            ValueError: if a part has another number of units.
         """
-        for part in parts:
-            check_shape("parts", part, (self._num_units or len(parts[0]), "n"))
         if not parts:
             return
-        self._num_units = len(parts[0])
-        length = sum(part.shape[1] for part in parts)
+        num_units = self._num_units or len(parts[0])
+        for part in parts:
+            check_shape("parts", part, (num_units, *part.shape[1:]))
+        lengths = [part[0].numel() for part in parts]
+        self._num_units, length = num_units, sum(lengths)
         self.count += length
         step, kept = max(1, _BLOCK // max(length, 1)), min(self.capacity, length)
         found = []
-        for begin in range(0, self._num_units, step):
-            block = [part.detach()[begin : begin + step].float() for part in parts]
-            found.append(torch.cat(block, 1).topk(kept, sorted=False).values)
+        for begin in range(0, num_units, step):
+            block = torch.empty(min(step, num_units - begin), length, device=parts[0].device)
+            columns = torch.split(block, lengths, 1)
+            for place, part in zip(columns, parts, strict=True):  # one copy, as single precision
+                own = part.detach()[begin : begin + step]
+                place.view(own.shape).copy_(own)
+            found.append(block.topk(kept, sorted=False).values)
         self._rows.append(torch.cat(found))
         self._compress()
 

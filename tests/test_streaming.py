@@ -35,13 +35,14 @@ def test_parts_at_once_are_the_same(block, monkeypatch):
     whole.add(values[:, :10])
     parts.add(values[:, :10])
     whole.add(values[:, 10:])
-    parts.add_parts([values[:, 10:30], values[:, 30:31], values[:, 31:]])
+    folded = values[:, 31:51].view(5, 4, 5).transpose(1, 2)
+    parts.add_parts([values[:, 10:30], values[:, 30:31], folded, values[:, 51:]])
     assert torch.equal(whole.largest(), parts.largest())
     assert torch.equal(whole.bound(5), parts.bound(5))
     assert parts.count == 300
     assert not parts.largest().requires_grad
     parts.add_parts([])
-    with pytest.raises(ValueError, match=r"`parts` must have shape \(5, n\), but got \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"`parts` must have shape \(5, 2\), but got \(4, 2\)"):
         parts.add_parts([values[:, :3], torch.zeros(4, 2)])
 
 

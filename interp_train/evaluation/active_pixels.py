@@ -132,7 +132,7 @@ def active_pixels(maps: Tensor, levels: Tensor, grid: PixelGrid) -> Iterator[Act
         ValueError: if `levels` does not fit the maps.
     """
     check_shape("levels", levels, (maps.shape[1],))
-    maps, levels = maps.float(), levels.float()
+    levels = levels.float()
     windows = _windows(maps > levels[:, None, None], grid)
     size = grid.rows.fractions.shape[1] * grid.columns.fractions.shape[1]
     for some in torch.split(windows, max(1, _CHUNK // size)):
@@ -182,6 +182,6 @@ def _within_windows(maps: Tensor, levels: Tensor, grid: PixelGrid, windows: Tens
 def _edge(maps: Tensor, windows: Tensor, cells: Tensor, rows: Axis) -> Tensor:
     """Values along the vertical edge of each window, ``(W, longest)``; NaN beyond its end."""
     image, unit, run, _ = windows.unbind(1)
-    above = maps[image, unit, rows.lower[run], cells, None]
-    below = maps[image, unit, rows.upper[run], cells, None]
+    above = maps[image, unit, rows.lower[run], cells, None].float()
+    below = maps[image, unit, rows.upper[run], cells, None].float()
     return above + rows.fractions[run] * (below - above)

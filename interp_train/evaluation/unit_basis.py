@@ -99,7 +99,7 @@ class UnitBasis:
         """First pass: the maps of all batches in this basis, as `observe`, at once."""
         assert self._tail is not None
         if self.rules.threshold_on == "feature":
-            self._tail.add_parts([maps.transpose(0, 1).flatten(1) for maps in batches])
+            self._tail.add_parts([maps.transpose(0, 1) for maps in batches])
             return
         for maps in batches:
             self.observe(maps, grid)
