@@ -13,7 +13,7 @@ endif
 
 OBJECTIVE ?= filter_objective/interpretable_filter
 
-.PHONY: help setup quickstart test test-all lint types format table bench clean existing-environment
+.PHONY: help setup quickstart test test-all lint types format table thumbnails bench clean existing-environment
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ format: $(SETUP) ## rewrite the sources in the house style
 	$(RUN) -m ruff format .
 
 table: $(SETUP) ## rewrite the method table in README.md from conf/
+	$(RUN) -m tests.guards.method_table
+
+thumbnails: quickstart ## draw the pictures of that table with the network of the quickstart
+	$(RUN) -m tests.guards.method_thumbnails "$$(ls -d outputs/quickstart_interpretable_synthetic/*/ | tail -1)"
 	$(RUN) -m tests.guards.method_table
 
 bench: $(SETUP) ## cost of an objective in a training step: make bench OBJECTIVE=filter_objective/<name>

@@ -1,7 +1,7 @@
 """Network dissection: how many units of a layer detect a human-understandable concept.
 
-D. Bau, B. Zhou, A. Khosla, A. Oliva, A. Torralba: Network Dissection: Quantifying Interpretability
-of Deep Visual Representations, CVPR 2017. For unit u, T_u is the level that 0.5 % of its
+D. Bau, B. Zhou, A. Khosla, A. Oliva, A. Torralba, "Network Dissection: Quantifying Interpretability
+of Deep Visual Representations", CVPR 2017. For unit u, T_u is the level that 0.5 % of its
 activations exceed, over all positions and images. Its maps are upsampled to the label maps,
 anchored at the centres of the receptive fields, and thresholded at T_u; the unit is labelled with
 the concept with which the resulting masks have the largest IoU over the data set.

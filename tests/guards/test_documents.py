@@ -73,7 +73,7 @@ def test_a_new_method_makes_the_table_out_of_date(plant):
     target = "_target_: interp_train.diagnosis.heatmaps.planted.Planted\n"
     copy = plant("conf/heatmap/planted.yaml", target)
     text = (copy / "README.md").read_text("utf-8")
-    assert "| Heatmaps | `heatmap=planted` | Where it looks |" in with_table(text, copy)
+    assert "| Heatmaps | `heatmap=planted` | Where it looks | | 4 | |" in with_table(text, copy)
     with pytest.raises(ValueError, match=r"README\.md must contain the lines"):
         with_table("no marks", copy)
 
