@@ -81,7 +81,27 @@ class ConceptBatch(NamedTuple):
     concept_maps: Tensor
 
 
-Batch = ImageBatch | PartBatch
+class FactorBatch(NamedTuple):
+    """Images with known factors of variation; the first five fields are those of `ImageBatch`.
+
+    Attributes:
+        images: see `ImageBatch`.
+        labels: see `ImageBatch`; the value of one of the factors.
+        sample_ids: see `ImageBatch`.
+        boxes: see `ImageBatch`.
+        prefix_activations: see `ImageBatch`.
+        factors: value of each factor, 0 .. its number of values - 1, long ``(N, F)``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    boxes: Tensor
+    prefix_activations: Tensor
+    factors: Tensor
+
+
+Batch = ImageBatch | PartBatch | FactorBatch
 
 
 class StepOutputs(NamedTuple):

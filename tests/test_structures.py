@@ -4,6 +4,7 @@ from torch.utils.data import default_collate
 from interp_train.structures import (
     BACKGROUND,
     ConceptBatch,
+    FactorBatch,
     ImageBatch,
     LayerGeometry,
     PartBatch,
@@ -22,6 +23,7 @@ def image_sample(sample_id):
 
 def test_all_batches_begin_alike():
     assert PartBatch._fields[:5] == ImageBatch._fields
+    assert FactorBatch._fields[:5] == ImageBatch._fields
     assert ConceptBatch._fields[:3] == ImageBatch._fields[:3]
 
 

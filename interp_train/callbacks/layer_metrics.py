@@ -29,6 +29,7 @@ from interp_train.layer_geometry import geometry_of, trace_layers
 from interp_train.stopwatch import stopwatch_of
 from interp_train.structures import (
     DataInfo,
+    FactorBatch,
     ImageBatch,
     LayerGeometry,
     PartBatch,
@@ -225,7 +226,7 @@ class LayerMetricCallback(Callback, ABC):
     def batch_of(self, batch: Any) -> Any:
         """What the metrics read of a batch, as the data module gave it."""
         made = self.to_batch(batch) if self.to_batch is not None else batch
-        if not isinstance(made, ImageBatch | PartBatch):
+        if not isinstance(made, ImageBatch | PartBatch | FactorBatch):
             raise ValueError(
                 f"`to_batch` must give an ImageBatch or a PartBatch, but {self.name} got "
                 f"{type(made).__name__}. Pass a function that turns your batches into one of them."
