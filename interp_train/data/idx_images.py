@@ -75,12 +75,13 @@ class IdxImageData(ArrayData):
             seed=seed,
         )
         check_choice("split", split, ("official", "tuning"))
-        self.root, self.name, self.split, self.image_size = root, name, split, image_size
+        self.root, self.data_name = root, name
+        self.split, self.image_size = split, image_size
         self.numbers = {"train": num_train, "val": num_val}
 
     def read(self) -> tuple[dict[str, Arrays], Mapping[str, Any]]:
         """See `ArrayData`."""
-        folder = idx_folder(data_folder(self.root, self.name))
+        folder = idx_folder(data_folder(self.root, self.data_name))
         images, labels = _images_and_labels(folder, "train")
         first = np.arange(len(labels))
         if self.split == "tuning":
@@ -92,10 +93,10 @@ class IdxImageData(ArrayData):
             held_out, their_labels = _images_and_labels(folder, "test")
             ids = len(labels) + np.arange(len(their_labels))
             parts = {"train": (images, labels, first), "val": (held_out, their_labels, ids)}
-        names = CLASS_NAMES.get(self.name, tuple(map(str, range(int(labels.max()) + 1))))
+        names = CLASS_NAMES.get(self.data_name, tuple(map(str, range(int(labels.max()) + 1))))
         arrays = {split: self._arrays(split, *part, names) for split, part in parts.items()}
-        licence = LICENCES.get(self.name, "unknown: your own images")
-        return arrays, {"name": self.name, "class_names": names, "licence": licence}
+        licence = LICENCES.get(self.data_name, "unknown: your own images")
+        return arrays, {"name": self.data_name, "class_names": names, "licence": licence}
 
     def _arrays(
         self,
@@ -110,7 +111,7 @@ class IdxImageData(ArrayData):
             check_range(f"num_{split}", number, 1, len(labels))
         if len(labels) and labels.max() >= len(names):
             raise ValueError(
-                f"the labels of {self.name!r} must lie below {len(names)}, but the split "
+                f"the labels of {self.data_name!r} must lie below {len(names)}, but the split "
                 f"{split!r} has label {labels.max()}. Give the data another name."
             )
         chosen = padded(images[:number, None], self.image_size)

@@ -237,6 +237,6 @@ class ArrayData(LightningDataModule, ABC):
         )
 
 
-def whole_batch(batch: Batch) -> Batch:
+def whole_batch(batch: Any) -> Any:
     """Collate function of loaders over `ImageArrays`."""
     return batch

@@ -138,4 +138,5 @@ def reduced(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(images)
     times = own // side
     squares = images.reshape(*images.shape[:2], side, times, side, times)
-    return np.rint(squares.mean((3, 5), dtype=np.float32)).astype(np.uint8)
+    means: NDArray[np.float32] = np.rint(squares.mean((3, 5), dtype=np.float32))
+    return means.astype(np.uint8)

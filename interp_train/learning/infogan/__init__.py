@@ -1,0 +1,1 @@
+"""Generative networks whose latent codes are tied to what the images show."""
