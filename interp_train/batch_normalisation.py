@@ -29,7 +29,8 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalised activations, of the same shape."""
-        if not self.training or num_processes() == 1:
+        alone = num_processes() == 1 or input.is_meta  # without values where layers are traced
+        if alone or not self.training:
             return super().forward(input)
         self._check_input_dim(input)
         with torch.autocast(input.device.type, enabled=False):

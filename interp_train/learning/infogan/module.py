@@ -207,7 +207,7 @@ class InfoGan(LearnedSystem):
         return functional.drawn_latents(self.prior, ids, self.seed, now, purpose)
 
     def pictures(self, latents: functional.Latents) -> Tensor:
-        """What the generator, or its moving average, makes of latents: pixels in [0, 1]."""
+        """Images in [0, 1] of the generator or its moving average, ``(N, 3, H, W)``."""
         with torch.no_grad(), evaluation_mode(self):
             return unnormalised(self._sampled(latents), self.data_info.mean, self.data_info.std)
 
@@ -228,21 +228,8 @@ class InfoGan(LearnedSystem):
     # -- training --------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Refuse what this way of taking steps does not support.
-
-        Raises:
-            ValueError: for float16 with scaled losses, or strategies that spread the weights.
-        """
-        if self.trainer.precision == "16-mixed":
-            raise ValueError(
-                "`trainer.precision` must not be '16-mixed', because each network would need a "
-                "scale of its own. Use bf16-mixed or 32-true."
-            )
-        if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            raise ValueError(
-                f"`trainer.strategy` must be auto or ddp, but got "
-                f"{type(self.trainer.strategy).__name__}."
-            )
+        """Refuse a trainer that this way of taking steps does not support; see `check_trainer`."""
+        check_trainer(self.trainer.precision, self.trainer.strategy)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimiser per entry of `learners`."""
@@ -396,3 +383,16 @@ def checked_weights(given: Mapping[str, float]) -> Weights:
         check_name("weights", name, WEIGHTS, "a weight of the loss")
         check_range(f"weights.{name}", weight, 0.0)
     return Weights(**{**WEIGHTS, **given})
+
+
+def check_trainer(precision: str | None, strategy: object) -> None:
+    """Raise ValueError for float16 with scaled losses, and strategies that spread the weights."""
+    if precision == "16-mixed":
+        raise ValueError(
+            "`trainer.precision` must not be '16-mixed', because each network would need a scale "
+            "of its own. Use bf16-mixed or 32-true."
+        )
+    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+        raise ValueError(
+            f"`trainer.strategy` must be auto or ddp, but got {type(strategy).__name__}."
+        )
