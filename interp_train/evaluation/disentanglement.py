@@ -135,7 +135,8 @@ def principal_codes(images: Tensor, count: int) -> Tensor:
     _, directions = torch.linalg.eigh(centred.T @ centred)
     chosen = directions.flip(1)[:, :count]
     largest = chosen.abs().argmax(0, keepdim=True)
-    return centred @ (chosen * chosen.gather(0, largest).sign())
+    codes: Tensor = centred @ (chosen * chosen.gather(0, largest).sign())
+    return codes
 
 
 @final

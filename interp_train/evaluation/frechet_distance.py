@@ -29,7 +29,8 @@ def frechet_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
     # The eigenvalues of root @ other @ root are those of covariance @ other, but real.
     mixed = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
     shift = (mean - other_mean).square().sum()
-    return shift + covariance.trace() + other.trace() - 2 * mixed
+    total: Tensor = shift + covariance.trace() + other.trace() - 2 * mixed
+    return total
 
 
 @final

@@ -28,7 +28,7 @@ _TUNING = 10_000  # training images that validate, as many as the files have tes
 
 
 @final
-class IdxImageData(ArrayData):
+class MnistData(ArrayData):
     """Grey images ``(N, 1, image_size, image_size)`` with one label each.
 
     Args:

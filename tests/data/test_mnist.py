@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from interp_train.data.idx_files import read_idx
-from interp_train.data.idx_images import IdxImageData
 from interp_train.data.image_arrays import padded, shifted
+from interp_train.data.mnist import MnistData
 from interp_train.structures import ImageBatch
 from tests.contracts.options import built
 
@@ -38,7 +38,7 @@ def write_files(folder, counts=(40, 12), side=6, packed=()):
 
 
 def small(root, **options):
-    return IdxImageData(str(root), "own", **{"image_size": 6, "batch_size": 4, **options})
+    return MnistData(str(root), "own", **{"image_size": 6, "batch_size": 4, **options})
 
 
 @pytest.mark.parametrize("place", ["", "raw", "MNIST/raw"])
