@@ -25,8 +25,9 @@ _SIDE = 16  # pixels of the images whose principal components are a baseline
 class CodeFactors(Callback):
     """Logs `disentanglement_scores` of what Q reads in the validation images as ``codes/<score>``.
 
-    Beside them, measured once, those of as many random codes (``codes/<score>_random``) and of as
-    many principal components of the images at 16 pixels (``codes/<score>_principal``).
+    Beside them, measured once, those of as many random codes (``codes/<score>_random_codes``) and
+    of as many principal components of the images at 16 pixels
+    (``codes/<score>_principal_codes``).
 
     Args:
         baselines: whether these are measured.
@@ -90,8 +91,8 @@ class CodeFactors(Callback):
             pixels, factors, ids = self._pixels.table()
         found: dict[str, Tensor] = {}
         for name, codes in {
-            "random": random_codes(ids, count, self.seed),
-            "principal": principal_codes(pixels, count),
+            "random_codes": random_codes(ids, count, self.seed),
+            "principal_codes": principal_codes(pixels, count),
         }.items():
             scores = disentanglement_scores(codes, factors, seed=self.seed)
             found |= {f"codes/{key}_{name}": value.float() for key, value in scores.items()}

@@ -99,6 +99,36 @@ MEASURES = (
         "Number of different concepts that units are labelled with.",
         "It grows with the number of units and of labelled concepts.",
     ),
+    Measure(
+        "clustering", "clusters as categories", True, True,
+        "Share of validation images whose cluster (the first categorical code) is the one that "
+        "was matched with their category on training images, one to one.",
+        "Clusters that follow something else than the categories count as errors.",
+    ),
+    Measure(
+        "information", "information of discrete codes, nats", True, False,
+        "Lower bound of the information that generated images hold about their discrete codes "
+        "(Chen et al., NIPS 2016, eq. 5); its maximum is the codes' entropy.",
+        "Codes may be hidden where nobody sees them, so look at the pictures.",
+    ),
+    Measure(
+        "mig", "mutual information gap", True, False,
+        "How much more the best code knows of a factor than the second best, as a share of the "
+        "factor's entropy, mean over factors (Chen et al., NeurIPS 2018).",
+        "A factor told by two codes together scores low, however clean they are.",
+    ),
+    Measure(
+        "factor_vae", "FactorVAE score", True, False,
+        "How often the code that varies least names the factor that was held fixed (Kim and Mnih, "
+        "ICML 2018).",
+        "Chance is one over the number of factors, and a code may tell several factors.",
+    ),
+    Measure(
+        "dci_disentanglement", "DCI disentanglement", True, False,
+        "How far each code matters for one factor only, by the gain of boosted trees (Eastwood and "
+        "Williams, ICLR 2018).",
+        "It does not say how well the factors are told; see informativeness.",
+    ),
 )  # fmt: skip
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
@@ -114,6 +144,8 @@ BASELINES = {
     "rotated_basis": "rotated basis",
     "shuffled_masks": "shuffled masks",
     "oracle": "oracle per part",
+    "random_codes": "random codes",
+    "principal_codes": "principal components",
 }
 
 BASELINE_MEANINGS = {
@@ -127,6 +159,8 @@ BASELINE_MEANINGS = {
     "rotated_basis": "the same activations in a randomly rotated basis",
     "shuffled_masks": "the same units against the labels of other images",
     "oracle": "the cell nearest the landmark, the best this grid allows",
+    "random_codes": "as many codes, random numbers for each image",
+    "principal_codes": "as many principal components of the images at 16 pixels",
 }
 
 

@@ -31,10 +31,10 @@ def test_scores_are_those_of_the_estimates(tmp_path):
     expected = disentanglement_scores(system.estimates(whole.images), whole.factors)
     for name, value in expected.items():
         assert logged[f"codes/{name}"].item() == pytest.approx(value.item(), abs=1e-6)
-        assert f"codes/{name}_random" in logged
+        assert f"codes/{name}_random_codes" in logged
     # Two components of four places are no place, but tell more than random numbers.
     informed, blind = (
-        logged[f"codes/dci_informativeness_{kind}"] for kind in ("principal", "random")
+        logged[f"codes/dci_informativeness_{kind}"] for kind in ("principal_codes", "random_codes")
     )
     assert informed > blind + 0.2
 

@@ -161,8 +161,8 @@ def information_bounds(likelihoods: Tensor, codes: Sequence[Code]) -> Tensor:
 
     Chen et al. 2016, eq. 5. The maximum of a categorical code is its entropy.
     """
-    entropies = [code.entropy for code in codes]
-    return likelihoods.mean(0) + torch.tensor(entropies).to(likelihoods)
+    means = likelihoods.mean(0).unbind()  # no tensor of entropies, whose copy a GPU would wait for
+    return torch.stack([mean + code.entropy for mean, code in zip(means, codes, strict=True)])
 
 
 def code_estimates(outputs: Tensor, codes: Sequence[Code]) -> Tensor:

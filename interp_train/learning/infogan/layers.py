@@ -65,8 +65,7 @@ class Generator(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` of latents ``(N, inputs)``."""
-        drawn: Tensor = self.body(latents.to(self.mean.dtype))
-        drawn = drawn if drawn.dtype == torch.float64 else drawn.float()
+        drawn: Tensor = self.body(latents.to(self.mean.dtype)).to(self.mean.dtype)
         return drawn.tanh() if self.symmetric else (drawn.sigmoid() - self.mean) / self.std
 
 

@@ -178,6 +178,7 @@ def test_codes_are_read_back_after_a_short_training(tmp_path):
     "options",
     [
         {"precision": "bf16-mixed"},
+        {"precision": "bf16-true"},
         {"trunk": {"normalisation": "instance"}, "weights": {"r1": 1.0}},
         {"trunk": {"normalisation": "none", "spectral_norm": True}, "fixed_deviation": False},
         {"codes": ["bernoulli", "bernoulli"], "noise": "normal"},
@@ -191,7 +192,8 @@ def test_variants_train_with_finite_losses(tmp_path, options):
     assert losses
     assert all(bool(value.isfinite()) for value in losses.values())
     assert ("loss/train/r1" in losses) == ("weights" in options)
-    assert system.estimates(bars(5, 0).__getitems__(range(5)).images).shape == (5, 2)
+    images = bars(5, 0).__getitems__(range(5)).images.to(system.dtype)
+    assert system.estimates(images).shape == (5, 2)
 
 
 def test_validation_outputs_are_logits_of_categories():

@@ -5,6 +5,7 @@ import torch
 
 from interp_train.composition import compose_config
 from interp_train.structures import DataInfo
+from interp_train.study import planned_runs
 from interp_train.systems import build_system
 
 TRUNKS = {
@@ -47,3 +48,10 @@ def test_experiments_compose(name):
     if name == "infogan_mnist":  # the paper's 5,000 updates
         trainer = config["trainer"]
         assert trainer["max_epochs"] * trainer["limit_train_batches"] == 5000
+
+
+@pytest.mark.parametrize(("name", "number"), [("infogan_mnist", 20), ("infogan_sprites", 6)])
+def test_studies_compose(name, number):
+    runs = planned_runs(compose_config("study", [f"study={name}"]))
+    assert len(runs) == number
+    assert len({run.config_hash for run in runs}) == number
