@@ -1,7 +1,8 @@
 """The verb `dissect`: networks and probe sets from a configuration, results in a folder.
 
 The folder holds ``dissection.csv`` (one line per unit), ``dissection.json`` (the counts beside the
-baselines, too), the records that reports read, and report.html with its figures and tables.
+baselines, too), ``formulas.csv`` where formulas were asked for, the records that reports read, and
+report.html with its figures and tables.
 """
 
 import csv
@@ -23,6 +24,7 @@ from interp_train.network_dissection import NetworkDissection, dissect
 from interp_train.report.dissections import detectors_table
 from interp_train.targets import build, locate
 from interp_train.trained_network import TrainedNetwork, configured_network
+from interp_train.unit_formulas import FormulaRow, LayerFormulas
 
 # Keys of the configuration that are not arguments of `dissect`.
 _OF_THE_VERB = (
@@ -46,6 +48,8 @@ def dissect_command(config: Mapping[str, Any]) -> int:
             write_report(record.folder)
     for layer in found.layers.values():
         print_layer(layer)
+    for name, formulas in found.formulas.items():
+        print_formulas(name, formulas)
     print(f"dissection folder: {record.folder}")
     if (record.folder / "report.html").is_file():
         print(f"report: {record.folder / 'report.html'}")
@@ -84,12 +88,24 @@ def write_dissection(found: NetworkDissection, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "dissection.csv", units_csv(found.layers.values()))
     write_json(folder / "dissection.json", as_json(found))
+    if found.formulas:
+        write_text(folder / "formulas.csv", formulas_csv(found.formulas))
     for layer, dissection in found.layers.items():
         numbers = {"dissection_numbers": json.dumps(dissection.numbers), "dissection_epoch": 0}
         write_entries(folder, layer, {**as_entries(dissection), **numbers})
     for layer, panel in found.panels.items():
         write_record(folder, f"dissection_{layer}", **panel.as_arrays())
     write_json(folder / "result.json", {"epoch": 0.0, **found.numbers})
+
+
+def formulas_csv(formulas: Mapping[str, LayerFormulas]) -> str:
+    """One line per unit: layer, unit, formula, iou, concept, concept_iou."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["layer", *FormulaRow._fields], lineterminator="\n")
+    writer.writeheader()
+    for layer, found in formulas.items():
+        writer.writerows({"layer": layer, **row._asdict()} for row in found.rows)
+    return text.getvalue()
 
 
 def units_csv(layers: Any) -> str:
@@ -118,10 +134,18 @@ def as_json(found: NetworkDissection) -> dict[str, Any]:
                 "baselines": dissection.baselines,
                 "numbers": dissection.numbers,
                 "units": [row._asdict() for row in dissection.unit_rows()],
+                **_formulas(found.formulas.get(layer)),
             }
             for layer, dissection in found.layers.items()
         },
     }
+
+
+def _formulas(found: LayerFormulas | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    numbers = {"numbers": dict(found.numbers), "shuffled_masks": dict(found.shuffled_masks)}
+    return {"formulas": {**numbers, "units": [row._asdict() for row in found.rows]}}
 
 
 def _concepts(found: LayerDissection) -> dict[str, Sequence[str]]:
@@ -141,3 +165,18 @@ def print_layer(found: LayerDissection) -> None:
     """Print the detectors of each category beside the baselines."""
     table = detectors_table(found)
     print_rows([dict(zip(table.columns, row, strict=True)) for row in table.rows])
+
+
+def print_formulas(layer: str, found: LayerFormulas, most: int = 12) -> None:
+    """Print the numbers of the formulas beside the null, and the units of the highest IoU."""
+    columns = {"formulas": found.numbers, "with the masks of other images": found.shuffled_masks}
+    print_rows([
+        {layer: name.replace("_", " "), **{k: f"{v[name]:.4g}" for k, v in columns.items()}}
+        for name in found.numbers
+    ])  # fmt: skip
+    best = sorted(found.rows, key=lambda row: -row.iou)[:most]
+    print_rows([
+        {"unit": str(row.unit), "formula": row.formula, "IoU": f"{row.iou:.3f}",
+         "best concept": row.concept, "its IoU": f"{row.concept_iou:.3f}"}
+        for row in best
+    ])  # fmt: skip

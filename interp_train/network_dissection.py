@@ -7,6 +7,7 @@ measures its layers as the callback `Dissection` does at a validation, beside th
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ from interp_train.structures import ConceptBatch, LayerGeometry
 from interp_train.systems import load_system
 from interp_train.target_scores import evaluation_mode, resolved_layer
 from interp_train.terminal_progress import shown_progress
+from interp_train.unit_formulas import FormulaLabels, LayerFormulas
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +50,13 @@ class NetworkDissection(NamedTuple):
         layers: dotted name -> what was found.
         panels: dotted name -> pictures of the units; without the layers that have none.
         num_images: of the probe set.
+        formulas: dotted name -> compositional labels, if these were asked for.
     """
 
     layers: dict[str, LayerDissection]
     panels: dict[str, UnitPanel]
     num_images: int
+    formulas: Mapping[str, LayerFormulas] = MappingProxyType({})
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -78,6 +82,7 @@ def dissect(
     layers: Sequence[str] = ("last",),
     *,
     random_network: bool = True,
+    formula_length: int = 1,
     num_units: int = 12,
     num_images: int = 6,
     picture_size: int = 112,
@@ -96,6 +101,8 @@ def dissect(
         probe_set: images with concept maps.
         layers: dotted names, or tap aliases of a `Backbone`.
         random_network: whether a copy with random weights is measured, too.
+        formula_length: concepts in a formula that labels a unit, e.g. 3 for "(water OR river) AND
+            NOT blue"; costs another pass. 1 leaves formulas out.
         num_units: units per layer that are pictured; 0 draws none.
         num_images: top images per pictured unit.
         picture_size: side of a picture, in pixels.
@@ -118,6 +125,7 @@ def dissect(
     """
     check_range("num_units", num_units, 0)
     check_range("num_images", num_images, 1)
+    check_range("formula_length", formula_length, 1)
     check_range("picture_size", picture_size, 8)
     _check_layers(layers)
     if isinstance(network, str | Path):
@@ -129,7 +137,10 @@ def dissect(
         try:
             study = _Dissecting(network.to(device), probe_set, ordered, options, progress=progress)
             study.measure(geometry or {}, random_network=random_network, num_top=num_images)
-            return study.result(num_units, picture_size)
+            found = study.result(num_units, picture_size)
+            if formula_length > 1:
+                found = found._replace(formulas=study.formulas(formula_length))
+            return found
         finally:
             network.to(place)
 
@@ -202,6 +213,15 @@ class _Dissecting:
                 if panel is not None:
                     panels[layer] = panel
         return NetworkDissection(found, panels, self.num_images)
+
+    def formulas(self, length: int) -> dict[str, LayerFormulas]:
+        """Formulas of at most `length` concepts for the units; shows the images once more."""
+        labels = {layer: FormulaLabels(metric, length) for layer, metric in self.metrics.items()}
+        for batch in self._batches("images, for formulas"):
+            moved = ConceptBatch(*(field.to(self.device) for field in batch))
+            for layer, maps in activations_of(self.network, self.layers, moved.images).items():
+                labels[layer].update(maps, moved)
+        return {layer: found.compute() for layer, found in labels.items()}
 
     def _open(self, geometry: Mapping[str, LayerGeometry], batch: ConceptBatch) -> None:
         unknown = [layer for layer in self.layers if layer not in geometry]

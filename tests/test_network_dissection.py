@@ -108,3 +108,19 @@ def test_long_loops_speak(capsys):
     assert found == [0, 1, 2]
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["images: 1/3", "images: 2/3"]
+
+
+def test_units_are_labelled_with_formulas_beside_the_masks_of_other_images(tmp_path):
+    found = dissect(network(), SpotProbe(), ["1"], formula_length=2, **OPTIONS)
+    formulas = found.formulas["1"]
+    assert [row.unit for row in formulas.rows] == [0, 1, 2, 3]
+    for row, unit in zip(formulas.rows, found.layers["1"].unit_rows(), strict=True):
+        assert row.iou >= row.concept_iou
+        assert row.concept_iou == pytest.approx(unit.iou, abs=0.15)  # "all" images, not "paper"
+    assert [row.concept for row in formulas.rows[:2]] == ["red", "green"]
+    assert formulas.numbers["mean_best_iou"] > 2 * formulas.shuffled_masks["mean_best_iou"]
+    found.write(tmp_path)
+    lines = (tmp_path / "formulas.csv").read_text().splitlines()
+    assert lines[0] == "layer,unit,formula,iou,concept,concept_iou"
+    assert len(lines) == 5
+    assert not dissect(network(), SpotProbe(), ["1"], **OPTIONS).formulas
