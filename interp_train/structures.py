@@ -9,8 +9,8 @@ Conventions, for every field below:
 * A label is the index of a category, 0 .. C-1; `BACKGROUND` marks an image of no category.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -104,19 +104,66 @@ class FactorBatch(NamedTuple):
 Batch = ImageBatch | PartBatch | FactorBatch
 
 
+class DetectionBatch(NamedTuple):
+    """Images of any size with any number of objects each.
+
+    Boxes are as torchvision's detectors take them: the image reaches from 0 to its width, so that
+    a coordinate is 0.5 more than elsewhere in the house.
+
+    Attributes:
+        images: RGB in [0, 1], float, one ``(3, H_i, W_i)`` each; the detector resizes and
+            normalises them.
+        labels: category index of each object, long, one ``(M_i,)`` each; M_i may be 0.
+        sample_ids: see `ImageBatch`.
+        boxes: of each object, in pixels of its image, float, one ``(M_i, 4)`` each.
+        ignored: objects that are neither learned nor counted (VOC's difficult ones, COCO's
+            crowds), bool, one ``(M_i,)`` each.
+        part_boxes: of the parts of each object, one ``(M_i, P, 4)`` each; NaN where not visible,
+            P = 0 without parts.
+    """
+
+    images: Sequence[Tensor]
+    labels: Sequence[Tensor]
+    sample_ids: Tensor
+    boxes: Sequence[Tensor]
+    ignored: Sequence[Tensor]
+    part_boxes: Sequence[Tensor]
+
+
+class Detections(NamedTuple):
+    """What a detector finds in one image, surest first.
+
+    Attributes:
+        boxes: ``(D, 4)``, in pixels of the image, as in `DetectionBatch`.
+        scores: probability of the category, ``(D,)``.
+        labels: category index, long ``(D,)``.
+        trees: parse tree of each box over a grid of cells (`interp_train.and_or_graph.ParseTree`);
+            empty for a detector without them.
+        tree_scores: value of each tree, ``(D,)``; NaN without trees.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    trees: Sequence[Any]
+    tree_scores: Tensor
+
+
 class StepOutputs(NamedTuple):
     """What one forward pass of a learning system leaves for losses, metrics and callbacks.
 
     Attributes:
-        logits: ``(N, C)``.
+        logits: ``(N, C)``; ``(N, 0)`` of a detector.
         activations: layer's dotted name -> activations after ReLU and before a template
             mask, ``(N, K, h, w)``.
         loss_terms: name -> scalar; empty until the system has computed them.
+        detections: one per image, of a detector in evaluation; else empty.
     """
 
     logits: Tensor
     activations: Mapping[str, Tensor]
     loss_terms: Mapping[str, Tensor]
+    detections: Sequence[Detections] = ()
 
 
 class Target(NamedTuple):

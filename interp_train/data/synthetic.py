@@ -107,9 +107,9 @@ class SyntheticData(LightningDataModule):
         self.background_share = background_share
         self.augmentation = PictureAugmentation(flip, shift, colour_jitter)
         ranges = (
-            _pair("object_size", object_size, 0.1, 1.0),
-            _pair("num_distractors", num_distractors, 0, 20),
-            _pair("num_occluders", num_occluders, 0, 5),
+            checked_pair("object_size", object_size, 0.1, 1.0),
+            checked_pair("num_distractors", num_distractors, 0, 20),
+            checked_pair("num_occluders", num_occluders, 0, 5),
         )
         self.recipe = Recipe(image_size, *ranges, crop_margin, crop_jitter)
         self._check()
@@ -241,7 +241,7 @@ def images_per_second(num_images: int = 200, image_size: int = 96) -> float:
     return num_images / (time.process_time() - start)
 
 
-def _pair(argument: str, values: Sequence[Any], low: float, high: float) -> Any:
+def checked_pair(argument: str, values: Sequence[Any], low: float, high: float) -> Any:
     """A range as a tuple, checked."""
     if len(values) != 2 or not low <= values[0] <= values[1] <= high:
         raise ValueError(
