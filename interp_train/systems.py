@@ -58,16 +58,25 @@ class LearnedSystem(LightningModule, ABC):
             self._tap = None
         return names
 
-    @final
     def run(self, batch: Batch) -> StepOutputs:
-        """One forward pass, from pixels or from cached prefix activations."""
-        if self._tap is None:
-            self._tap = ActivationTap(self.network, self._layers).open()
+        """One forward pass, from pixels or from cached prefix activations.
+
+        A system whose batches are no `ImageBatch` overrides it and takes what was recorded from
+        `opened_tap`.
+        """
+        tap = self.opened_tap()
         if batch.prefix_activations.numel():
             logits = self.network.forward_suffix(batch.prefix_activations)
         else:
             logits = (self.compiled_forward or self.network)(batch.images)
-        return StepOutputs(logits, self._tap.take(), {})
+        return StepOutputs(logits, tap.take(), {})
+
+    @final
+    def opened_tap(self) -> ActivationTap:
+        """The tap that records the requested layers."""
+        if self._tap is None:
+            self._tap = ActivationTap(self.network, self._layers).open()
+        return self._tap
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, C)`` of normalised images ``(N, channels, H, W)``."""

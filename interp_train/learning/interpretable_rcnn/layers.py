@@ -84,6 +84,14 @@ class AndOrHead(nn.Module):
         self.fc7 = nn.Linear(representation_size, representation_size)
         self.sharpness = math.inf
 
+    def get_extra_state(self) -> Tensor:
+        """The sharpness, which travels with the weights that learned under it."""
+        return torch.tensor(self.sharpness)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Fold or unfold as the weights that are loaded did."""
+        self.sharpness = float(state)
+
     @property
     def graph(self) -> AndOrGraph:
         """The And-Or graph over the grid of a box."""

@@ -1,0 +1,259 @@
+"""torchvision's Faster R-CNN over any backbone, with the And-Or head or the usual two layers.
+
+S. Ren, K. He, R. Girshick, J. Sun, "Faster R-CNN: Towards Real-Time Object Detection with Region
+Proposal Networks", NeurIPS 2015.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from interp_train.and_or_graph import AndOrGraph
+from interp_train.collectives import num_processes, sum_over_processes
+from interp_train.learning.interpretable_rcnn.feature_pyramid import BackbonePyramid
+from interp_train.learning.interpretable_rcnn.layers import AndOrHead, AndOrPredictor
+from interp_train.learning.interpretable_rcnn.proposal_sampling import ProposalSampler
+from interp_train.structures import DataInfo, DetectionBatch, Detections
+
+
+class DetectorSettings(NamedTuple):
+    """What of a Faster R-CNN is ours to choose; the rest has torchvision's values.
+
+    Attributes:
+        shorter_side: to which images are resized, in pixels; None is the data's image size.
+        longer_side: which they do not exceed; None is the data's image size, so that with both
+            None the longer side has that size.
+        channels: of the feature pyramid.
+        coarser_level: whether a map of half the coarsest one's size is added for large objects.
+        anchor_scales: side of the square anchors over the stride of their map.
+        aspect_ratios: height over width of the anchors.
+        num_proposals: kept per image.
+        num_sampled: proposals per image that the box head learns from.
+        representation_size: units of the box head's two linear layers.
+        grid: side of the grid of cells that a box is pooled to.
+        least_score: of a detection.
+        nms_threshold: IoU above which the less sure of two detections of a category is dropped.
+        num_detections: kept per image.
+    """
+
+    shorter_side: int | None = None
+    longer_side: int | None = None
+    channels: int = 256
+    coarser_level: bool = True
+    anchor_scales: Sequence[float] = (2.0, 4.0, 8.0)
+    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)
+    num_proposals: int = 1000
+    num_sampled: int = 512
+    representation_size: int = 1024
+    grid: int = 7
+    least_score: float = 0.05
+    nms_threshold: float = 0.5
+    num_detections: int = 100
+
+
+class PartSettings(NamedTuple):
+    """The And-Or graph of the head, and the course from folding to unfolding.
+
+    Attributes:
+        min_side: least height and width of a part, in cells.
+        root_terminal: whether the whole box may be a part.
+        class_aware: see `AndOrHead`.
+        pooling: see `AndOrHead`.
+        projection_size: see `AndOrHead`.
+        folding: share of the training steps with folding, from the first on.
+        smooth: share of the steps between folding and unfolding.
+    """
+
+    min_side: int = 2
+    root_terminal: bool = True
+    class_aware: bool = True
+    pooling: str = "leaves"
+    projection_size: int = 64
+    folding: float = 0.5
+    smooth: float = 0.1
+
+
+def box_head_of(
+    kind: str, num_classes: int, settings: DetectorSettings, parts: PartSettings
+) -> AndOrHead | TwoMLPHead:
+    """The And-Or head or torchvision's two layers, with equally many units.
+
+    Args:
+        kind: ``"and_or"`` or ``"two_layer"``.
+        num_classes: with the background.
+        settings: see `DetectorSettings`.
+        parts: see `PartSettings`.
+    """
+    grid, channels = settings.grid, settings.channels
+    if kind == "two_layer":
+        return TwoMLPHead(channels * grid**2, settings.representation_size)
+    return AndOrHead(
+        channels,
+        num_classes,
+        AndOrGraph(grid, grid, min_side=parts.min_side, root_terminal=parts.root_terminal),
+        class_aware=parts.class_aware,
+        projection_size=parts.projection_size,
+        representation_size=settings.representation_size,
+        pooling=parts.pooling,
+    )
+
+
+def build_detector(
+    pyramid: BackbonePyramid,
+    head: AndOrHead | TwoMLPHead,
+    settings: DetectorSettings,
+    info: DataInfo,
+) -> FasterRCNN:
+    """A Faster R-CNN with one of the two box heads.
+
+    Args:
+        pyramid: puts out the maps.
+        head: from `box_head_of`.
+        settings: see `DetectorSettings`.
+        info: names of the categories; size, mean and standard deviation of the images.
+    """
+    if isinstance(head, AndOrHead):
+        predictor: nn.Module = AndOrPredictor(head)
+    else:
+        predictor = FastRCNNPredictor(head.fc7.out_features, 1 + len(info.class_names))
+    sizes = [
+        tuple(scale * stride for scale in settings.anchor_scales) for stride in pyramid.strides
+    ]
+    ratios = (tuple(settings.aspect_ratios),) * len(sizes)
+    detector = FasterRCNN(
+        pyramid,
+        min_size=settings.shorter_side or info.image_size,
+        max_size=settings.longer_side or info.image_size,
+        image_mean=list(info.mean),
+        image_std=list(info.std),
+        rpn_anchor_generator=AnchorGenerator(tuple(sizes), ratios),
+        rpn_pre_nms_top_n_train=2 * settings.num_proposals,
+        rpn_pre_nms_top_n_test=2 * settings.num_proposals,
+        rpn_post_nms_top_n_train=settings.num_proposals,
+        rpn_post_nms_top_n_test=settings.num_proposals,
+        box_roi_pool=MultiScaleRoIAlign(pyramid.names, settings.grid, sampling_ratio=2),
+        box_head=head,
+        box_predictor=predictor,
+        box_score_thresh=settings.least_score,
+        box_nms_thresh=settings.nms_threshold,
+        box_detections_per_img=settings.num_detections,
+        box_batch_size_per_image=settings.num_sampled,
+    )
+    detector.rpn.fg_bg_sampler = ProposalSampler(256, 0.5)
+    detector.roi_heads.fg_bg_sampler = ProposalSampler(settings.num_sampled, 0.25)
+    return detector
+
+
+def targets_of(batch: DetectionBatch) -> list[dict[str, Tensor]]:
+    """The objects to learn as torchvision takes them: the background is category 0."""
+    return [
+        {"boxes": boxes[~ignored], "labels": labels[~ignored] + 1}
+        for boxes, labels, ignored in zip(batch.boxes, batch.labels, batch.ignored, strict=True)
+    ]
+
+
+def training_losses(
+    detector: FasterRCNN, batch: DetectionBatch, seed: int, epoch: int
+) -> dict[str, Tensor]:
+    """The four losses of a batch, by torchvision's names.
+
+    Args:
+        detector: in training mode.
+        batch: images and objects.
+        seed: with the epoch and the sample ids, the source of the choice of anchors and proposals.
+        epoch: 1 in the first epoch.
+
+    Returns:
+        Means over the sampled boxes of all processes (times the number of processes, by which
+        their gradients are divided), as one process would compute them for all images.
+    """
+    for sampler in samplers_of(detector):
+        sampler.begin(seed, epoch, batch.sample_ids.tolist())
+    losses: dict[str, Tensor] = detector(list(batch.images), targets_of(batch))
+    if num_processes() == 1:
+        return losses
+    numbers = torch.tensor(
+        [float(sampler.number) for sampler in samplers_of(detector)], device=batch.sample_ids.device
+    )
+    shares = num_processes() * numbers / sum_over_processes(numbers)
+    of_proposals = ("loss_objectness", "loss_rpn_box_reg")
+    return {name: loss * shares[int(name not in of_proposals)] for name, loss in losses.items()}
+
+
+def samplers_of(detector: FasterRCNN) -> tuple[ProposalSampler, ProposalSampler]:
+    """Those of the region proposals and of the box head."""
+    return detector.rpn.fg_bg_sampler, detector.roi_heads.fg_bg_sampler
+
+
+@torch.no_grad()
+def validated(
+    detector: FasterRCNN, batch: DetectionBatch
+) -> tuple[dict[str, Tensor], list[Detections]]:
+    """Losses (means over the images) and detections, in evaluation mode.
+
+    Each image is seen alone, so that nothing depends on the images beside it. No statistics
+    change, and the global random state is not read.
+
+    Args:
+        detector: in evaluation mode.
+        batch: images and objects.
+    """
+    sums: dict[str, Tensor] = {}
+    found = []
+    for index, target in enumerate(targets_of(batch)):
+        image, sample_id = batch.images[index], int(batch.sample_ids[index])
+        resized, targets = detector.transform([image], [target])
+        maps = detector.backbone(resized.tensors)
+        for sampler in samplers_of(detector):
+            sampler.begin(0, 0, [sample_id])
+        with _losses_asked(detector):
+            proposals, losses = detector.rpn(resized, maps, targets)
+            _, more = detector.roi_heads(maps, proposals, resized.image_sizes, targets)
+        for name, loss in {**losses, **more}.items():
+            sums[name] = sums.get(name, 0) + loss / len(batch.images)
+        found.append(_detections(detector, resized, maps, image))
+    return sums, found
+
+
+@torch.no_grad()
+def detections_of(detector: FasterRCNN, image: Tensor) -> Detections:
+    """What a detector in evaluation mode finds in one image ``(3, H, W)``, RGB in [0, 1]."""
+    resized, _ = detector.transform([image])
+    return _detections(detector, resized, detector.backbone(resized.tensors), image)
+
+
+def _detections(
+    detector: FasterRCNN, resized: Any, maps: Mapping[str, Tensor], image: Tensor
+) -> Detections:
+    proposals, _ = detector.rpn(resized, maps)
+    (found,), _ = detector.roi_heads(maps, proposals, resized.image_sizes)
+    trees: list[Any] = []
+    values = torch.full_like(found["scores"], torch.nan)
+    head = detector.roi_heads.box_head
+    if isinstance(head, AndOrHead):
+        # The box has moved since it was a proposal: it is parsed where it stands now.
+        pooled = detector.roi_heads.box_roi_pool(maps, [found["boxes"]], resized.image_sizes)
+        parses = head.parses(pooled, found["labels"])
+        trees = [parse.tree for parse in parses]
+        values = values.new_tensor([parse.score for parse in parses])
+    (placed,) = detector.transform.postprocess(
+        [found], resized.image_sizes, [tuple(image.shape[-2:])]
+    )
+    return Detections(placed["boxes"], found["scores"], found["labels"] - 1, trees, values)
+
+
+@contextlib.contextmanager
+def _losses_asked(detector: FasterRCNN) -> Iterator[None]:
+    """Let region proposals and box head put out losses; what lies inside them stays as it is."""
+    detector.rpn.training = detector.roi_heads.training = True
+    try:
+        yield
+    finally:
+        detector.rpn.training = detector.roi_heads.training = False
