@@ -125,11 +125,9 @@ class VocAveragePrecision(Metric):
     def compute(self) -> Tensor:
         """Average precision of each category, float64 ``(C,)``; NaN without objects."""
         rows: list[Tensor] | Tensor = self.rows  # one tensor once processes have been merged
-        merged = (
-            torch.cat([torch.zeros(0, 3, dtype=torch.float64), *map(Tensor.cpu, rows)])
-            if (isinstance(rows, list))
-            else rows.cpu()
-        )
+        listed = [rows] if isinstance(rows, Tensor) else rows
+        empty = torch.zeros(0, 3, dtype=torch.float64)
+        merged = torch.cat([empty, *(entry.cpu().reshape(-1, 3) for entry in listed)])
         found = []
         for kind, number in enumerate(self.num_objects.tolist()):
             of_kind = merged[merged[:, 0] == kind]

@@ -19,6 +19,7 @@ from interp_train.and_or_graph import AndOrGraph, ParseTree
 from interp_train.and_or_parsing import AndOrParsing
 from interp_train.checks import check_choice, check_range
 from interp_train.learning.interpretable_rcnn.functional import leaf_pooling
+from interp_train.precision import at_least_float32
 
 
 class BoxParse(NamedTuple):
@@ -119,7 +120,7 @@ class AndOrHead(nn.Module):
         """Score of each part in each box, ``(T, N, categories of the foreground, or 1)``."""
         means = self.parsing.terminal_means(self.projection(features).relu())
         with torch.autocast(features.device.type, enabled=False):
-            return torch.baddbmm(self.part_biases, means.float(), self.part_weights)
+            return torch.baddbmm(self.part_biases, at_least_float32(means), self.part_weights)
 
     @torch.no_grad()
     def parses(self, features: Tensor, labels: Tensor) -> list[BoxParse]:
