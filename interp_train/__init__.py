@@ -4,15 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "dissect", "explain", "load", "visualize"]
+__all__ = ["__version__", "detect", "dissect", "explain", "load", "visualize"]
 
 if TYPE_CHECKING:
+    from interp_train.detection import detect
     from interp_train.explanation import explain
     from interp_train.network_dissection import dissect
     from interp_train.systems import load_system as load
     from interp_train.unit_visualization import visualize
 
 _PLACES = {
+    "detect": ("interp_train.detection", "detect"),
     "dissect": ("interp_train.network_dissection", "dissect"),
     "explain": ("interp_train.explanation", "explain"),
     "load": ("interp_train.systems", "load_system"),

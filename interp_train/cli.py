@@ -27,11 +27,13 @@ class Verb(NamedTuple):
         function: ``module:function`` that takes the configuration and may return an exit code.
         summary: one line for --help.
         positional: key that a first argument without ``=`` sets, e.g. `evaluate PATH`.
+        listed: key that further arguments without ``=`` set together, e.g. `detect PATH IMAGE`.
     """
 
     function: str
     summary: str
     positional: str | None = None
+    listed: str | None = None
 
 
 VERBS = {
@@ -46,6 +48,9 @@ VERBS = {
         "interp_train.heatmap_comparison:evaluate_heatmaps_command",
         "compare heatmap methods",
         "path",
+    ),
+    "detect": Verb(
+        "interp_train.detection:detect_command", "find objects and their parts", "path", "images"
     ),
     "study": Verb("interp_train.study:study_command", "train rows x data x seeds, compare them"),
     "report": Verb("interp_train.commands:report_command", "write report.html of a folder", "path"),
@@ -158,8 +163,8 @@ def without_config_dir(argv: Sequence[str]) -> list[str]:
 
 
 def with_positional(verb: Verb, argv: Sequence[str]) -> list[str]:
-    """Turn a first argument without ``=`` into ``<key>=<argument>``."""
-    found = list(argv)
+    """Turn arguments without ``=`` into ``<key>=<argument>``: the first, and those it lists."""
+    found = with_listed(verb, argv)
     if found and "=" not in found[0] and not found[0].startswith("-"):
         if verb.positional is None:
             raise ValueError(
@@ -168,6 +173,15 @@ def with_positional(verb: Verb, argv: Sequence[str]) -> list[str]:
             )
         found[0] = quoted(verb.positional, found[0])
     return found
+
+
+def with_listed(verb: Verb, argv: Sequence[str]) -> list[str]:
+    """Turn what follows the first argument, without ``=``, into one ``<key>=[...]``."""
+    plain = [entry for entry in argv[1:] if "=" not in entry and not entry.startswith("-")]
+    if verb.listed is None or not plain:
+        return list(argv)
+    rest = [entry for entry in argv[1:] if entry not in plain]
+    return [argv[0], *rest, f"{verb.listed}=[{','.join(map(quoted_text, plain))}]"]
 
 
 def with_open_data(argv: Sequence[str]) -> list[str]:
@@ -256,7 +270,7 @@ def _help() -> str:
     width = max(map(len, VERBS))
     lines = [
         f"  {name:<{width}}  {verb.summary}"
-        + (f" (interp-train {name} {verb.positional.upper()})" if verb.positional else "")
+        + (f" (interp-train {name} {_places(verb)})" if verb.positional else "")
         for name, verb in VERBS.items()
     ]
     return "\n".join(
@@ -270,6 +284,11 @@ def _help() -> str:
             "configuration name constructors of your own package.",
         ]
     )
+
+
+def _places(verb: Verb) -> str:
+    """The arguments without ``=`` that a verb takes."""
+    return " ".join(key.upper() for key in (verb.positional, verb.listed) if key)
 
 
 if __name__ == "__main__":

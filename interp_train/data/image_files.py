@@ -76,17 +76,29 @@ def read_images(paths: Sequence[Path], info: DataInfo, fit: str = "stretch") -> 
     return normalised(views, info.mean, info.std)
 
 
-def _view(path: Path, info: DataInfo, fit: str) -> Tensor:
+def read_pixels(path: Path, mode: str = "RGB") -> Tensor:
+    """A photo as its camera meant it, uint8 ``(channels, H, W)``.
+
+    Args:
+        path: of the file.
+        mode: ``"RGB"`` or ``"L"``.
+
+    Raises:
+        ValueError: if the file is no image; names it.
+    """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.array(upright.convert("L" if info.channels == 1 else "RGB"))
+            pixels = np.array(ImageOps.exif_transpose(image).convert(mode))
     except Exception as error:  # decoders raise whatever they meet in a broken file
         raise ValueError(
             f"`images` must name readable images, but {str(path)!r} is none: {error}. Replace the "
             f"file, or leave it out."
         ) from error
-    photo = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+
+def _view(path: Path, info: DataInfo, fit: str) -> Tensor:
+    photo = read_pixels(path, "L" if info.channels == 1 else "RGB")
     height, width = photo.shape[-2:]
     view = View(0, 0, width, height)
     if fit == "centre":
