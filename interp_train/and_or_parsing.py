@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from interp_train.activations import gradients_enabled
 from interp_train.and_or_graph import AndOrGraph, Rectangle
 from interp_train.checks import check_range
 from interp_train.precision import at_least_float32
@@ -139,8 +140,9 @@ class AndOrParsing(nn.Module):
         Returns:
             ``(T, ...)``, without gradient; sums to 1 over the terminal nodes.
         """
-        with torch.enable_grad():
-            scores = self._as_matrix(terminal_scores.detach()).requires_grad_()
+        with gradients_enabled():
+            # A tensor made in inference mode cannot be saved for a gradient, its copy can.
+            scores = self._as_matrix(terminal_scores.detach().clone()).requires_grad_()
             (weights,) = torch.autograd.grad(self(scores, sharpness).sum(), scores)
         return weights.view(terminal_scores.shape)
 

@@ -18,7 +18,11 @@ from torchvision.ops import MultiScaleRoIAlign
 from interp_train.and_or_graph import AndOrGraph
 from interp_train.collectives import num_processes, sum_over_processes
 from interp_train.learning.interpretable_rcnn.feature_pyramid import BackbonePyramid
-from interp_train.learning.interpretable_rcnn.layers import AndOrHead, AndOrPredictor
+from interp_train.learning.interpretable_rcnn.layers import (
+    AndOrHead,
+    AndOrPredictor,
+    LeafScores,
+)
 from interp_train.learning.interpretable_rcnn.proposal_sampling import ProposalSampler
 from interp_train.structures import DataInfo, DetectionBatch, Detections
 
@@ -227,6 +231,42 @@ def detections_of(detector: FasterRCNN, image: Tensor) -> Detections:
     """What a detector in evaluation mode finds in one image ``(3, H, W)``, RGB in [0, 1]."""
     resized, _ = detector.transform([image])
     return _detections(detector, resized, detector.backbone(resized.tensors), image)
+
+
+@torch.no_grad()
+def parses_at(
+    detector: FasterRCNN, image: Tensor, boxes: Tensor, labels: Tensor
+) -> list[LeafScores]:
+    """Parses of given boxes for given categories, with what each leaf adds.
+
+    Args:
+        detector: in evaluation mode, with an And-Or head.
+        image: ``(3, H, W)``, RGB in [0, 1].
+        boxes: ``(M, 4)``, in pixels of the image.
+        labels: category index of each box, ``(M,)``.
+    """
+    pooled = _pooled_at(detector, image, boxes)
+    return detector.roi_heads.box_head.leaf_scores(pooled, labels + 1)
+
+
+@torch.no_grad()
+def probabilities_at(detector: FasterRCNN, image: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+    """Probability of given categories at given boxes ``(M, 4)`` of an image, ``(M,)``."""
+    heads = detector.roi_heads
+    logits, _ = heads.box_predictor(heads.box_head(_pooled_at(detector, image, boxes)))
+    chosen: Tensor = logits.softmax(1).gather(1, labels[:, None] + 1)[:, 0]
+    return chosen
+
+
+def _pooled_at(detector: FasterRCNN, image: Tensor, boxes: Tensor) -> Tensor:
+    """Features of boxes, pooled to the grid, ``(M, channels, grid, grid)``."""
+    target = {"boxes": boxes, "labels": torch.zeros(len(boxes), dtype=torch.long)}
+    resized, targets = detector.transform([image], [target])
+    maps = detector.backbone(resized.tensors)
+    placed: Tensor = detector.roi_heads.box_roi_pool(
+        maps, [targets[0]["boxes"]], resized.image_sizes
+    )
+    return placed
 
 
 def _detections(

@@ -34,6 +34,19 @@ class BoxParse(NamedTuple):
     score: float
 
 
+class LeafScores(NamedTuple):
+    """The parse of one box, and what its leaves add to its score.
+
+    Attributes:
+        tree: rectangles in cells of the grid.
+        contributions: share of each leaf in the area times its score; they sum to the score of
+            the root.
+    """
+
+    tree: ParseTree
+    contributions: list[float]
+
+
 @final
 class AndOrHead(nn.Module):
     """Features and part-configuration scores of boxes; goes into ``box_head``.
@@ -145,6 +158,24 @@ class AndOrHead(nn.Module):
         return [
             BoxParse(self.graph.parse_tree(choice), root)
             for choice, root in zip(choices, roots, strict=True)
+        ]
+
+    @torch.no_grad()
+    def leaf_scores(self, features: Tensor, labels: Tensor) -> list[LeafScores]:
+        """Unfolded parse of each box for one category, with what each leaf adds to its score.
+
+        Args:
+            features: see `forward`.
+            labels: see `parses`.
+        """
+        scores = self._of_categories(self.part_scores(features), labels - 1).t().tolist()
+        rows = {leaf: row for row, leaf in enumerate(self.parsing.terminal_rectangles)}
+        area = self.graph.root.area
+        return [
+            LeafScores(
+                parse.tree, [leaf.area / area * own[rows[leaf]] for leaf in parse.tree.leaves()]
+            )
+            for parse, own in zip(self.parses(features, labels), scores, strict=True)
         ]
 
     def _pooled(self, features: Tensor, scores: Tensor, roots: Tensor) -> Tensor:
