@@ -74,9 +74,8 @@ def scene_figure(
     for drawn in reversed(boxes):
         _draw_box(axes, drawn, grid)
     shown = sorted({drawn.label for drawn in boxes})
-    for place, label in enumerate(shown):
+    for label in shown:
         axes.plot([], [], "s", color=category_style(label)[0], markersize=6, label=names[label])
-        del place
     if shown:
         figure.legend(
             loc="lower left", ncols=max(len(shown), 1), frameon=False, fontsize=8,
@@ -307,7 +306,9 @@ def _draw_edges(
     axes.add_collection(LineCollection(faint, colors=_FAINT, linewidths=0.3, zorder=0))
     axes.add_collection(LineCollection(strong, colors=colour, linewidths=1.3, zorder=3))
     if dots:
-        axes.scatter(*zip(*dots, strict=True), s=9, color=colour, zorder=4, linewidths=0)
+        axes.scatter(
+            [x for x, _ in dots], [y for _, y in dots], s=9, color=colour, zorder=4, linewidths=0
+        )
 
 
 def _draw_glyph(

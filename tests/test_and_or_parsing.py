@@ -158,3 +158,11 @@ def test_it_has_no_state_and_needs_the_right_shapes():
         parsing(torch.zeros(3, 2))
     with pytest.raises(ValueError, match="`sharpness` must be >= 0"):
         parsing(torch.zeros(60), -1.0)
+
+
+def test_leaf_weights_exist_in_inference_mode():
+    parsing = AndOrParsing(AndOrGraph(3, 3))
+    scores = torch.randn(36, 2)
+    expected = parsing.leaf_weights(scores)
+    with torch.inference_mode():
+        torch.testing.assert_close(parsing.leaf_weights(scores * 1), expected)

@@ -6,7 +6,8 @@ Proposal Networks", NeurIPS 2015.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ from interp_train.learning.interpretable_rcnn.proposal_sampling import ProposalS
 from interp_train.structures import DataInfo, DetectionBatch, Detections
 
 
-class DetectorSettings(NamedTuple):
+@dataclass(frozen=True)
+class DetectorSettings:
     """What of a Faster R-CNN is ours to choose; the rest has torchvision's values.
 
     Attributes:
@@ -62,7 +64,8 @@ class DetectorSettings(NamedTuple):
     num_detections: int = 100
 
 
-class PartSettings(NamedTuple):
+@dataclass(frozen=True)
+class PartSettings:
     """The And-Or graph of the head, and the course from folding to unfolding.
 
     Attributes:
@@ -246,7 +249,8 @@ def parses_at(
         labels: category index of each box, ``(M,)``.
     """
     pooled = _pooled_at(detector, image, boxes)
-    return detector.roi_heads.box_head.leaf_scores(pooled, labels + 1)
+    found: list[LeafScores] = detector.roi_heads.box_head.leaf_scores(pooled, labels + 1)
+    return found
 
 
 @torch.no_grad()
