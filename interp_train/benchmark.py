@@ -25,6 +25,7 @@ from interp_train.backbones.torchvision_backbone import torchvision_backbone
 from interp_train.benchmark_timing import interleaved, resident_peak, time_ratios
 from interp_train.checks import check_name, check_range
 from interp_train.config_places import config_dir
+from interp_train.detection_benchmark import benchmark_detector
 from interp_train.dissection_benchmark import benchmark_dissection
 from interp_train.learning.classifier import Classifier
 from interp_train.structures import DataInfo, ImageBatch
@@ -275,4 +276,5 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     **objective_benchmarks(config_dir() / "filter_objective"),
     "callbacks/dissection": benchmark_dissection,
     "callbacks/validation": benchmark_validation,
+    "learning/interpretable_rcnn": benchmark_detector,
 }

@@ -112,6 +112,14 @@ def box_head_of(
     )
 
 
+def box_predictor_of(head: AndOrHead | TwoMLPHead, num_classes: int) -> nn.Module:
+    """What reads logits and box offsets from the output of a head."""
+    if isinstance(head, AndOrHead):
+        return AndOrPredictor(head)
+    predictor: nn.Module = FastRCNNPredictor(head.fc7.out_features, num_classes)
+    return predictor
+
+
 def build_detector(
     pyramid: BackbonePyramid,
     head: AndOrHead | TwoMLPHead,
@@ -126,10 +134,6 @@ def build_detector(
         settings: see `DetectorSettings`.
         info: names of the categories; size, mean and standard deviation of the images.
     """
-    if isinstance(head, AndOrHead):
-        predictor: nn.Module = AndOrPredictor(head)
-    else:
-        predictor = FastRCNNPredictor(head.fc7.out_features, 1 + len(info.class_names))
     sizes = [
         tuple(scale * stride for scale in settings.anchor_scales) for stride in pyramid.strides
     ]
@@ -147,7 +151,7 @@ def build_detector(
         rpn_post_nms_top_n_test=settings.num_proposals,
         box_roi_pool=MultiScaleRoIAlign(pyramid.names, settings.grid, sampling_ratio=2),
         box_head=head,
-        box_predictor=predictor,
+        box_predictor=box_predictor_of(head, 1 + len(info.class_names)),
         box_score_thresh=settings.least_score,
         box_nms_thresh=settings.nms_threshold,
         box_detections_per_img=settings.num_detections,
