@@ -60,7 +60,7 @@ class ParseQuality(Callback):
             for measure in made:
                 measure.to(pl_module.device)
             # No image, so that a process without boxes computes without a warning, too.
-            made[0].update([], [], [])
+            made[0].update([], [], [], 0)
             made[1].update([], torch.zeros(0, 4), torch.zeros(0, 1, 4), 0)
             made[2].update({})
 
@@ -79,7 +79,7 @@ class ParseQuality(Callback):
         assert isinstance(pl_module, InterpretableRcnn)
         with stopwatch_of(trainer).measure("parse_quality"):
             for index, found in enumerate(outputs.detections):
-                self._add_layout(pl_module, batch.images[index], found)
+                self._add_layout(pl_module, batch, index, found)
                 self._add_parts(pl_module, batch, index)
                 if self.deletion_every and self._seen % self.deletion_every == 0:
                     self._add_deletion(pl_module, batch.images[index], found)
@@ -93,8 +93,11 @@ class ParseQuality(Callback):
             for name, value in measure.compute().items():
                 pl_module.log(f"parts/{name}", value.float())
 
-    def _add_layout(self, system: InterpretableRcnn, image: Tensor, found: Detections) -> None:
+    def _add_layout(
+        self, system: InterpretableRcnn, batch: DetectionBatch, index: int, found: Detections
+    ) -> None:
         assert self._measures is not None
+        image, sample_id = batch.images[index], int(batch.sample_ids[index])
         kept = found.scores >= self.least_score
         trees = [tree for tree, keep in zip(found.trees, kept.tolist(), strict=True) if keep]
         if not trees:
@@ -102,7 +105,8 @@ class ParseQuality(Callback):
         boxes = mirrored_boxes(found.boxes[kept], image.shape[-1])
         labels = found.labels[kept]
         turned = parses_at(system.detector, image.flip(-1), boxes, labels)
-        self._measures[0].update(trees, [parse.tree for parse in turned], labels.tolist())
+        back = [parse.tree for parse in turned]
+        self._measures[0].update(trees, back, labels.tolist(), sample_id)
 
     def _add_parts(self, system: InterpretableRcnn, batch: DetectionBatch, index: int) -> None:
         """The trees of the true boxes: a missed object says nothing about parts."""

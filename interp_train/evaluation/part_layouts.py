@@ -52,6 +52,7 @@ def mirrored_leaves(tree: ParseTree, width: int) -> list[Rectangle]:
     return [leaf._replace(left=width - leaf.left - leaf.width) for leaf in tree.leaves()]
 
 
+@final
 class RandomTrees:
     """Parse trees drawn at random, with a wanted number of leaves as far as the graph has them.
 
@@ -95,7 +96,11 @@ class LayoutConsistency(HeatmapMeans):
         self.random_trees = RandomTrees(graph)
 
     def update(
-        self, trees: Sequence[ParseTree], mirrored: Sequence[ParseTree], labels: Sequence[int]
+        self,
+        trees: Sequence[ParseTree],
+        mirrored: Sequence[ParseTree],
+        labels: Sequence[int],
+        sample_id: int,
     ) -> None:
         """Add the boxes of one image.
 
@@ -103,8 +108,9 @@ class LayoutConsistency(HeatmapMeans):
             trees: of the boxes.
             mirrored: of the same boxes in the mirrored image.
             labels: category of each box.
+            sample_id: source of the random trees.
         """
-        source = random.Random(len(trees))
+        source = random.Random(sample_id)
         back = [mirrored_leaves(tree, self.width) for tree in mirrored]
         own, by_chance, exchanged = [], [], []
         for index, tree in enumerate(trees):

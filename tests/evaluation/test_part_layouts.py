@@ -77,7 +77,7 @@ def mirrored(tree):
 def test_a_perfectly_mirrored_layout_has_a_consistency_of_one():
     drawn = trees(6)
     metric = LayoutConsistency(GRAPH)
-    metric.update(drawn, [mirrored(tree) for tree in drawn], [0, 0, 0, 1, 1, 2])
+    metric.update(drawn, [mirrored(tree) for tree in drawn], [0, 0, 0, 1, 1, 2], 7)
     found = metric.compute()
     assert found["layout_consistency"] == pytest.approx(1)
     assert 0.2 < found["layout_consistency_random"] < 0.9

@@ -167,6 +167,25 @@ def test_a_run_logs_its_measures_and_its_checkpoint_detects_the_same(tmp_path, d
         assert found.trees == expected.trees
 
 
+def test_mixed_precision_learns_and_detects(data, batch):
+    system = system_of(data.info).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = system.run(batch).loss_terms
+        sum(terms.values()).backward()
+        losses, found = validated(system.eval().detector, batch)
+    assert all(term.isfinite() for term in [*terms.values(), *losses.values()])
+    learned = [parameter for parameter in system.parameters() if parameter.requires_grad]
+    assert all(parameter.grad.isfinite().all() for parameter in learned)
+    assert len(found) == 4
+
+
+def test_a_missing_package_is_named_when_measures_are_asked_for(data, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"faster-coco-eval.*interp-train\[detection\]"):
+        system_of(data.info).setup("fit")
+    system_of(data.info).setup("predict")
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_norms_keep_statistics_and_weights(data, frozen):
     system = system_of(data.info, frozen_norms=frozen)
