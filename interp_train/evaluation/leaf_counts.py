@@ -20,6 +20,7 @@ class LeafCounts(Metric):
     """Counts of leaves over the boxes with at least a score.
 
     Args:
+        num_categories: C.
         least_score: boxes with a lower score are left out.
         most: highest number of leaves that is told apart; more count as this number.
     """
@@ -28,36 +29,43 @@ class LeafCounts(Metric):
     histogram: Tensor
     depths: Tensor
 
-    def __init__(self, least_score: float = 0.5, most: int = 64) -> None:
+    def __init__(self, num_categories: int, least_score: float = 0.5, most: int = 64) -> None:
         super().__init__()
+        check_range("num_categories", num_categories, 1)
         check_range("least_score", least_score, 0.0, 1.0)
         check_range("most", most, 2)
         self.least_score = least_score
-        self.add_state("histogram", torch.zeros(most + 1, dtype=torch.long), "sum")
+        self.add_state("histogram", torch.zeros(num_categories, most + 1, dtype=torch.long), "sum")
         self.add_state("depths", torch.zeros((), dtype=torch.long), "sum")
 
     def update(self, detections: Sequence[Detections]) -> None:
         """Add the boxes of some images."""
-        most = len(self.histogram) - 1
+        most = self.histogram.shape[1] - 1
         for found in detections:
             if not found.trees:
                 continue
-            for tree, score in zip(found.trees, found.scores.tolist(), strict=True):
+            scores, labels = found.scores.tolist(), found.labels.tolist()
+            for tree, score, label in zip(found.trees, scores, labels, strict=True):
                 if score >= self.least_score:
-                    self.histogram[min(len(tree.leaves()), most)] += 1
+                    self.histogram[label, min(len(tree.leaves()), most)] += 1
                     self.depths += tree.depth()
 
     def compute(self) -> dict[str, Tensor]:
-        """``unfolded_share`` (at least two leaves), ``leaves_per_box``, ``tree_depth``; or nothing.
+        """``unfolded_share``, ``unfolded_share_category_mean``, ``leaves_per_box``, ``tree_depth``.
 
-        Nothing where no box has a tree.
+        A box is unfolded if it has two leaves or more. The mean over the categories that were
+        found shows one that stays whole behind another with more boxes. Nothing where no box has
+        a tree.
         """
-        number = self.histogram.sum()
+        boxes = self.histogram.sum(1)
+        number = boxes.sum()
         if not int(number):
             return {}
-        counts = torch.arange(len(self.histogram), device=self.histogram.device)
+        unfolded = self.histogram[:, 2:].sum(1)
+        counts = torch.arange(self.histogram.shape[1], device=self.histogram.device)
         return {
-            "unfolded_share": self.histogram[2:].sum() / number,
+            "unfolded_share": unfolded.sum() / number,
+            "unfolded_share_category_mean": (unfolded / boxes)[boxes > 0].mean(),
             "leaves_per_box": (counts * self.histogram).sum() / number,
             "tree_depth": self.depths / number,
         }

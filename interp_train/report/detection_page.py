@@ -141,8 +141,8 @@ def _summary(record: DetectionRecord) -> list[tuple[str, str, Markup]]:
         (
             "Production rules",
             "The choices that most parse trees of a category make: a rectangle and the parts it "
-            "is taken apart into, or, in one full colour, a rectangle that stays whole. Below: "
-            "share of the category's boxes.",
+            "is taken apart into, or, in one full colour, a rectangle that stays whole; the "
+            "largest rectangle first. Below: share of the category's boxes.",
             _saved(record, rules, "production_rules", "most frequent choices of each category"),
         ),
     ]

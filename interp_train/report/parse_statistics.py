@@ -40,10 +40,11 @@ def leaf_size_shares(trees: Sequence[ParseTree]) -> dict[int, float]:
 
 
 def frequent_rules(trees: Sequence[ParseTree], number: int) -> list[Rule]:
-    """The choices that most trees make; the larger rectangle first where they tie."""
+    """The choices that most trees make, ordered from the largest rectangle to the smallest."""
     counts = Counter(choice for tree in trees for choice in set(productions(tree)))
     order = sorted(counts, key=lambda choice: (-counts[choice], -choice[0].area, choice))
-    return [Rule(*choice, counts[choice] / len(trees)) for choice in order[:number]]
+    rules = [Rule(*choice, counts[choice] / len(trees)) for choice in order[:number]]
+    return sorted(rules, key=lambda rule: -rule.whole.area)
 
 
 def leaf_size_figure(
@@ -57,11 +58,11 @@ def leaf_size_figure(
         cells: of the whole box, where a bar means that boxes stay whole.
     """
     shown = [(index, listed) for index, listed in enumerate(trees) if listed]
-    tall = 0.75 + 1.1 * len(shown)
+    tall = 0.5 + 1.1 * len(shown)
     figure = new_figure(_WIDTH, tall)
     for row, (index, listed) in enumerate(shown):
         bottom = (0.5 + 1.1 * (len(shown) - 1 - row)) / tall
-        axes = figure.add_axes((0.085, bottom, 0.905, 0.72 / tall))
+        axes = figure.add_axes((0.095, bottom, 0.895, 0.72 / tall))
         _draw_sizes(axes, leaf_size_shares(listed), category_style(index)[0], cells)
         number = f"{len(listed)} boxes" if len(listed) > 1 else "1 box"
         axes.set_title(
@@ -72,12 +73,12 @@ def leaf_size_figure(
             axes.set_xlabel("size of a leaf, in cells")
         else:
             axes.set_xticklabels([])
-    figure.text(0.003, 0.985, "share of the area", fontsize=7.5, color=MUTED, va="top")
     return figure
 
 
 def _draw_sizes(axes: Axes, shares: dict[int, float], colour: str, cells: int) -> None:
     quiet_axes(axes)
+    axes.set_ylabel("share of area", fontsize=7.5)
     axes.bar(list(shares), list(shares.values()), width=0.8, color=colour)
     axes.set(xlim=(0, cells + 1), ylim=(0, max(0.3, 1.15 * max(shares.values()))))
     if shares.get(cells, 0) > 0:

@@ -14,28 +14,32 @@ QUARTERS = (ParseTree(Rectangle(0, 0, 2, 2)), ParseTree(Rectangle(0, 2, 2, 2)))
 THREE = ParseTree(Rectangle(0, 0, 4, 4), (ParseTree(Rectangle(0, 0, 2, 4), QUARTERS), RIGHT))
 
 
-def found(trees, scores):
+def found(trees, scores, label=0):
     scores = torch.tensor(scores)
-    return Detections(torch.zeros(len(scores), 4), scores, torch.zeros(len(scores)), trees, scores)
+    labels = torch.full((len(scores),), label)
+    return Detections(torch.zeros(len(scores), 4), scores, labels, trees, scores)
 
 
 def test_by_hand():
-    metric = LeafCounts()
+    metric = LeafCounts(3)
     metric.update([found([WHOLE, TWO, THREE, TWO], [0.9, 0.8, 0.5, 0.4]), found([], [0.9])])
-    metric.update([found([THREE], [0.7])])
+    metric.update([found([THREE], [0.7], label=2)])
     assert {name: value.item() for name, value in metric.compute().items()} == pytest.approx(
-        {"unfolded_share": 0.75, "leaves_per_box": 9 / 4, "tree_depth": 5 / 4}
-    )
+        {
+            "unfolded_share": 0.75, "unfolded_share_category_mean": (2 / 3 + 1) / 2,
+            "leaves_per_box": 9 / 4, "tree_depth": 5 / 4,
+        }
+    )  # fmt: skip
 
 
 def test_nothing_is_said_without_trees():
-    metric = LeafCounts()
+    metric = LeafCounts(3)
     metric.update([found([], [0.9]), found([TWO], [0.1])])
     assert metric.compute() == {}
 
 
 def of_share():
-    metric = LeafCounts()
+    metric = LeafCounts(3)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     step = 2 if torch.distributed.is_initialized() else 1
     images = [found([tree], [0.9]) for tree in (WHOLE, TWO, THREE)]

@@ -88,8 +88,8 @@ def test_frequent_rules_by_hand():
     rules = frequent_rules([WHOLE, TWO, THREE], 3)
     assert rules == [
         Rule(GRAPH.root, halves, pytest.approx(2 / 3)),
-        Rule(HALVES[1].rectangle, (), pytest.approx(2 / 3)),
         Rule(GRAPH.root, (), pytest.approx(1 / 3)),
+        Rule(HALVES[1].rectangle, (), pytest.approx(2 / 3)),
     ]
     figure = rules_figure([[WHOLE, TWO, THREE], []], ["a", "b"], (4, 4), number=3)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "67 %", "67 %", "33 %"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "67 %", "33 %", "67 %"]

@@ -51,7 +51,7 @@ class InterpretableRcnn(LearnedSystem):
     means over images that are seen one by one; ``accuracy/map``, ``accuracy/map_50`` and
     ``accuracy/map_75`` as COCO, ``accuracy/voc07_ap_50`` as VOC 2007; and of the boxes with a
     score of at least 0.5 ``parts/unfolded_share`` (parse trees with two leaves or more),
-    ``parts/leaves_per_box`` and ``parts/tree_depth``.
+    ``parts/unfolded_share_category_mean``, ``parts/leaves_per_box`` and ``parts/tree_depth``.
 
     Args:
         network: gives the maps; a classifier of its own stays unused.
@@ -111,7 +111,7 @@ class InterpretableRcnn(LearnedSystem):
         self._freeze_what_does_not_learn()
         self.validation_losses = nn.ModuleDict({name: MeanMetric() for name in LOSSES})
         self.voc_average_precision = VocAveragePrecision(num_categories)
-        self.leaf_counts = LeafCounts()
+        self.leaf_counts = LeafCounts(num_categories)
         self.mean_average_precision: Metric | None = None
 
     @property
