@@ -148,7 +148,7 @@ def timed(step: Callable[[], None], device: str) -> tuple[float, float]:
 
 def benchmark_detector(
     *,
-    backbone: str = "resnet18",
+    backbone: str | None = None,
     cuts: Sequence[str] = ("layer4", "layer3"),
     image_size: int = 224,
     num_boxes: int = 512,
@@ -161,7 +161,7 @@ def benchmark_detector(
     """Cost of the And-Or head in each stage, over torchvision's two layers.
 
     Args:
-        backbone: torchvision's name, for the whole step.
+        backbone: torchvision's name, for the whole step; None is ResNet-18.
         cuts: layers of its feature pyramid, coarsest first.
         image_size: of the whole step's two images, in pixels.
         num_boxes: that the head alone reads.
@@ -176,6 +176,7 @@ def benchmark_detector(
         ``rows`` (times as in `interp_train.benchmark`), ``memory`` and ``setting``.
     """
     check_range("repetitions", repetitions, 2)
+    backbone = backbone or "resnet18"
     rows: list[dict[str, Any]] = []
     for number in box_categories:
         setting = HeadSetting(num_boxes, box_channels, number, device)
