@@ -1,4 +1,4 @@
-"""How far latent codes correspond to known factors of variation, at every validation."""
+"""Scores of latent codes and factors; see `interp_train.evaluation.disentanglement`."""
 
 from typing import Any, final
 

@@ -1,4 +1,4 @@
-"""Fréchet distance of generated images to the validation images, at every validation."""
+"""Distance of generated to real images; see `interp_train.evaluation.frechet_distance`."""
 
 from pathlib import Path
 from typing import Any, final

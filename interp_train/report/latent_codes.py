@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from interp_train.figures import image_grid
 from interp_train.latent_figures import animation_frames, gif
+from interp_train.report.blocks import Block
 from interp_train.report.embedding import data_uri
 from interp_train.report.records import RunData
 from interp_train.report.tables import shown
@@ -23,8 +24,8 @@ _TEXT = (
 _WIDEST = 640  # pixels of an animation
 
 
-def code_blocks(data: str, runs: Sequence[RunData], folder: Path) -> list[tuple[str, str, Markup]]:
-    """Title, text and body for each run whose codes were pictured.
+def code_blocks(data: str, runs: Sequence[RunData], folder: Path) -> list[Block]:
+    """A block for each run whose codes were pictured.
 
     Animations also go to ``figures/code_<name>_<data>_<row>.gif``.
 
@@ -38,7 +39,7 @@ def code_blocks(data: str, runs: Sequence[RunData], folder: Path) -> list[tuple[
         record = run.panels.get("codes")
         if record is not None and "samples" in record:
             body = Markup().join(_bodies(record, f"{data}_{run.row}", folder))
-            found.append((f"What the codes mean: {shown(run.row)}", _TEXT, body))
+            found.append(Block(f"What the codes mean: {shown(run.row)}", _TEXT, body))
     return found
 
 

@@ -42,7 +42,7 @@ def data_section(study: StudyData, data: str, writer: Writer) -> Section:
         *_picture_blocks(data, layer, firsts, writer),
         *_dissection_blocks(data, firsts, writer),
         *statistics,
-        *[Block(*entry) for entry in code_blocks(data, firsts, writer.folder)],
+        *code_blocks(data, firsts, writer.folder),
         *_error_blocks(data, firsts, writer),
         *_filter_blocks(study, data, layer, firsts, writer),
         *_visualization_blocks(data, firsts, writer),
