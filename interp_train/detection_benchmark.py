@@ -187,17 +187,7 @@ def benchmark_detector(
     whole = {name: DetectorStep(name, backbone, levels, image_size, setting) for name in VARIANTS}
     rows += _rows("training step", box_categories[0], interleaved(whole, repetitions))
     del whole
-    largest = HeadSetting(num_boxes, box_channels, box_categories[-1], device)
-    peaks = {name: head_memory(name, largest) for name in VARIANTS}
-    memory = [
-        {
-            "head": name,
-            "categories": box_categories[-1],
-            "peak_mib": peak / 2**20,
-            "more_than_two_layer_mib": (peak - peaks[_ORDINARY]) / 2**20,
-        }
-        for name, peak in peaks.items()
-    ]
+    memory = _memory(HeadSetting(num_boxes, box_channels, box_categories[-1], device))
     described = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device,
                  "backbone": backbone, "image_size": image_size, "num_boxes": num_boxes,
                  "box_channels": box_channels, "repetitions": repetitions}  # fmt: skip
@@ -219,6 +209,20 @@ def _rows(
         }
         for name, times in measured.items()
         if name != _ORDINARY
+    ]
+
+
+def _memory(setting: HeadSetting) -> list[dict[str, Any]]:
+    """Peak of each head, and what it takes more than two layers."""
+    peaks = {name: head_memory(name, setting) for name in VARIANTS}
+    return [
+        {
+            "head": name,
+            "categories": setting.num_categories,
+            "peak_mib": peak / 2**20,
+            "more_than_two_layer_mib": (peak - peaks[_ORDINARY]) / 2**20,
+        }
+        for name, peak in peaks.items()
     ]
 
 
