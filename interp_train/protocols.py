@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from interp_train.structures import Target
+from interp_train.structures import Target, ViewBatch
 
 
 @runtime_checkable
@@ -45,6 +45,22 @@ class FilterObjective(Protocol):
 
     def measurements(self) -> dict[str, Tensor]:
         """Scalars to watch (not to minimise) of the latest step, detached."""
+
+
+@runtime_checkable
+class ViewObjective(FilterObjective, Protocol):
+    """A filter objective that also compares views of the same photo, where a batch has them."""
+
+    def view_terms(
+        self, activations: Mapping[str, Tensor], batch: ViewBatch, epoch: int
+    ) -> dict[str, Tensor]:
+        """More terms like those of `loss_terms`, which is called first, in the same step.
+
+        Args:
+            activations: see `loss_terms`.
+            batch: labels, and which images are views of which photo, under which transforms.
+            epoch: 1 in the first epoch.
+        """
 
 
 @runtime_checkable

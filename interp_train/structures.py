@@ -61,6 +61,29 @@ class PartBatch(NamedTuple):
     part_masks: Tensor
 
 
+class ViewBatch(NamedTuple):
+    """Images of which several may be views of one sample; the first five fields of `ImageBatch`.
+
+    Views of one sample have the same `sample_ids` and stand one after the other.
+
+    Attributes:
+        images: see `ImageBatch`.
+        labels: see `ImageBatch`.
+        sample_ids: see `ImageBatch`.
+        boxes: see `ImageBatch`.
+        prefix_activations: see `ImageBatch`.
+        view_transforms: matrix that takes a point ``(x, y, 1)`` of the sample's photo to the
+            view, float ``(N, 2, 3)``; NaN where unknown.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    boxes: Tensor
+    prefix_activations: Tensor
+    view_transforms: Tensor
+
+
 class ConceptBatch(NamedTuple):
     """Images with dense concept labels.
 
@@ -101,7 +124,7 @@ class FactorBatch(NamedTuple):
     factors: Tensor
 
 
-Batch = ImageBatch | PartBatch | FactorBatch
+Batch = ImageBatch | PartBatch | FactorBatch | ViewBatch
 
 
 class DetectionBatch(NamedTuple):

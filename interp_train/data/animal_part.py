@@ -65,6 +65,7 @@ class AnimalPartData(PhotoData):
         std: see `PhotoData`.
         in_memory: see `PhotoData`.
         on_error: see `PhotoData`.
+        views_per_photo: see `PhotoData`.
 
     Raises:
         FileNotFoundError: for a missing folder or file.
@@ -92,6 +93,7 @@ class AnimalPartData(PhotoData):
         std: Sequence[float] = IMAGENET_STD,
         in_memory: bool = True,
         on_error: str = "raise",
+        views_per_photo: int = 1,
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -105,12 +107,16 @@ class AnimalPartData(PhotoData):
             std=std,
             in_memory=in_memory,
             on_error=on_error,
+            views_per_photo=views_per_photo,
         )
-        check_range("num_folds", num_folds, 2)
-        if fold is not None:
-            check_range("fold", fold, 0, num_folds - 1)
         self.root, self.fold, self.num_folds = root, fold, num_folds
         self.categories = None if categories is None else tuple(categories)
+        self._check_folds()
+
+    def _check_folds(self) -> None:
+        check_range("num_folds", self.num_folds, 2)
+        if self.fold is not None:
+            check_range("fold", self.fold, 0, self.num_folds - 1)
 
     def read(self) -> Collection:
         """Read the csv file."""

@@ -78,7 +78,8 @@ class CachedActivations(Dataset[Batch]):
         with_pixels: whether batches also carry the images.
 
     Raises:
-        ValueError: without a frozen prefix, or for an unknown dtype.
+        ValueError: without a frozen prefix, for an unknown dtype, or for fewer views than a
+            batch shows.
         OSError: if the disk cannot hold the file; says how much it needs.
     """
 
@@ -102,6 +103,12 @@ class CachedActivations(Dataset[Batch]):
             )
         self.photos = photos
         self.views = views if photos.augmentation is not None else 1
+        if self.views < photos.views_per_photo:
+            raise ValueError(
+                f"`views` must be at least the {photos.views_per_photo} views per photo that a "
+                f"batch shows, but got {self.views}. Set cache.views={photos.views_per_photo} or "
+                f"more."
+            )
         self.dtype = dtype
         self.with_pixels = with_pixels
         self.path = folder / f"{self._key(network, fingerprint)}.npy"
@@ -123,18 +130,24 @@ class CachedActivations(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The batch of samples `indices`, in the current epoch."""
-        chosen = [self.shown_view(index) for index in indices]
+        chosen = [number for index in indices for number in self.shown_views(index)]
+        indices = [index for index in indices for _ in range(self.photos.views_per_photo)]
         views = [self._view(i, number) for i, number in zip(indices, chosen, strict=True)]
         images = self.photos.pixels(indices, views) if self.with_pixels else _no_images(indices)
         batch = self.photos.batch(indices, views, images)
         return batch._replace(prefix_activations=self._activations(indices, chosen))
 
-    def shown_view(self, index: int) -> int:
-        """Which of the fixed views of a sample the current epoch shows."""
+    def shown_views(self, index: int) -> list[int]:
+        """Which of the fixed views of a sample the current epoch shows, each another one."""
         if self.views == 1:
-            return 0
+            return [0]
         sample_id = self.photos.photos[index].sample_id
-        return random_source(self.photos.seed, self.photos.epoch, sample_id).randrange(self.views)
+        source = random_source(self.photos.seed, self.photos.epoch, sample_id)
+        shown = [source.randrange(self.views)]
+        while len(shown) < self.photos.views_per_photo:
+            others = [number for number in range(self.views) if number not in shown]
+            shown.append(others[source.randrange(len(others))])
+        return shown
 
     def _view(self, index: int, number: int) -> View:
         return self.photos.view(index, number, _VIEW_SEED)

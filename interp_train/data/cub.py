@@ -78,6 +78,7 @@ class CubData(PhotoData):
         std: see `PhotoData`.
         in_memory: see `PhotoData`.
         on_error: see `PhotoData`.
+        views_per_photo: see `PhotoData`.
 
     Raises:
         FileNotFoundError: for a missing folder or file.
@@ -105,6 +106,7 @@ class CubData(PhotoData):
         std: Sequence[float] = IMAGENET_STD,
         in_memory: bool = True,
         on_error: str = "raise",
+        views_per_photo: int = 1,
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -118,12 +120,16 @@ class CubData(PhotoData):
             std=std,
             in_memory=in_memory,
             on_error=on_error,
+            views_per_photo=views_per_photo,
         )
-        check_choice("task", task, TASKS)
-        check_choice("split", split, SPLITS)
-        check_range("backgrounds_per_photo", backgrounds_per_photo, 1, 100)
         self.root, self.task, self.split = root, task, split
         self.backgrounds_per_photo = backgrounds_per_photo
+        self._check_options()
+
+    def _check_options(self) -> None:
+        check_choice("task", self.task, TASKS)
+        check_choice("split", self.split, SPLITS)
+        check_range("backgrounds_per_photo", self.backgrounds_per_photo, 1, 100)
 
     def read(self) -> Collection:
         """Read the text files and draw the background crops."""

@@ -53,6 +53,7 @@ class ImageFolderData(PhotoData):
         std: see `PhotoData`.
         in_memory: see `PhotoData`.
         on_error: see `PhotoData`.
+        views_per_photo: see `PhotoData`.
 
     Raises:
         FileNotFoundError: if the folder is missing.
@@ -80,6 +81,7 @@ class ImageFolderData(PhotoData):
         std: Sequence[float] = IMAGENET_STD,
         in_memory: bool = False,
         on_error: str = "raise",
+        views_per_photo: int = 1,
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -93,10 +95,10 @@ class ImageFolderData(PhotoData):
             std=std,
             in_memory=in_memory,
             on_error=on_error,
+            views_per_photo=views_per_photo,
         )
         check_range("val_share", val_share, 0.01, 0.99)
-        self.root, self.val_share = root, val_share
-        self.background, self.boxes = background, boxes
+        self.root, self.val_share, self.background, self.boxes = root, val_share, background, boxes
 
     def read(self) -> Collection:
         """List the files; read the boxes."""

@@ -89,6 +89,8 @@ class PhotoData(LightningDataModule, ABC):
         in_memory: keep decoded photos, if they take less than half of the machine's memory.
         on_error: ``"raise"`` at unreadable images and inconsistent annotations, or ``"skip"``
             them, which decodes all images at the start and logs what was left out.
+        views_per_photo: views of each training sample in a batch, which then holds so many
+            times `batch_size` images and is a `ViewBatch`; for objectives that compare views.
     """
 
     def __init__(
@@ -105,8 +107,10 @@ class PhotoData(LightningDataModule, ABC):
         std: Sequence[float],
         in_memory: bool,
         on_error: str,
+        views_per_photo: int = 1,
     ) -> None:
         super().__init__()
+        check_range("views_per_photo", views_per_photo, 1)
         check_range("image_size", image_size, 16)
         check_range("batch_size", batch_size, 1)
         check_range("num_workers", num_workers, 0)
@@ -120,6 +124,8 @@ class PhotoData(LightningDataModule, ABC):
         self.augmentation = augmentation
         self.mistakes = Mistakes(on_error)
         self.min_area = min_area
+        self.views_per_photo = views_per_photo
+        self._check_views()
         self._datasets: dict[str, Dataset[Batch]] = {}
         self._photo_sets: dict[str, PhotoDataset] = {}
         self._info: DataInfo | None = None
@@ -226,10 +232,19 @@ class PhotoData(LightningDataModule, ABC):
                 augmentation=self._augmentation(split),
                 seed=self.seed,
                 in_memory=self.in_memory,
+                views_per_photo=self.views_per_photo if split == "train" else 1,
             )
         self._limit_memory()
         self._datasets = dict(self._photo_sets)
         self._info = self._describe(collection)
+
+    def _check_views(self) -> None:
+        if self.views_per_photo > 1 and self.augmentation == ViewAugmentation():
+            raise ValueError(
+                f"`views_per_photo` must be 1 without augmentation, but got "
+                f"{self.views_per_photo}: all views would be the same. Set data.flip, data.scale, "
+                f"data.aspect or data.shift."
+            )
 
     def _augmentation(self, split: str) -> ViewAugmentation | None:
         changes = self.augmentation != ViewAugmentation()

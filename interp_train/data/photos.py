@@ -24,12 +24,13 @@ from interp_train.data.views import (
     random_view,
     view_of,
 )
-from interp_train.structures import Batch, ImageBatch, PartBatch
+from interp_train.structures import Batch, ImageBatch, PartBatch, ViewBatch
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN_SIZE = (0, 0)
 _TRIES = 20
+_VIEW_STEP = 2**30  # epochs between the random numbers of two views of one epoch
 
 
 class Photo(NamedTuple):
@@ -191,6 +192,8 @@ class PhotoDataset(Dataset[Batch]):
         augmentation: None for none.
         seed: with the epoch and the sample id, the source of augmentation.
         in_memory: keep what was decoded: views without augmentation, else whole photos.
+        views_per_photo: with more than 1, each sample comes in so many views of its own, one
+            after the other, as a `ViewBatch`.
     """
 
     def __init__(
@@ -201,12 +204,14 @@ class PhotoDataset(Dataset[Batch]):
         augmentation: ViewAugmentation | None = None,
         seed: int = 0,
         in_memory: bool = True,
+        views_per_photo: int = 1,
     ) -> None:
         self.photos = tuple(photos)
         self.appearance = appearance
         self.augmentation = augmentation
         self.seed = seed
         self.in_memory = in_memory
+        self.views_per_photo = views_per_photo
         # Shared, so that worker processes that live on also see the epoch.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
         self._kept: dict[object, Tensor] = {}
@@ -230,8 +235,12 @@ class PhotoDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The batch of samples `indices`, in the current epoch."""
-        views = [self.view(index, self.epoch) for index in indices]
-        return self.batch(indices, views, self.pixels(indices, views))
+        repeated = [index for index in indices for _ in range(self.views_per_photo)]
+        steps = [_VIEW_STEP * number for number in range(self.views_per_photo)] * len(indices)
+        views = [
+            self.view(index, self.epoch + step) for index, step in zip(repeated, steps, strict=True)
+        ]
+        return self.batch(repeated, views, self.pixels(repeated, views))
 
     def view(self, index: int, epoch: int, seed: int | None = None) -> View:
         """What of the photo is shown in `epoch`; `seed` None is that of the data set."""
@@ -253,10 +262,12 @@ class PhotoDataset(Dataset[Batch]):
         drawn = [self._drawn(index, view) for index, view in zip(indices, views, strict=True)]
         return normalised(torch.stack(drawn), self.appearance.mean, self.appearance.std)
 
-    def batch(
-        self, indices: Sequence[int], views: Sequence[View], images: Tensor
-    ) -> ImageBatch | PartBatch:
-        """Images and annotations of views of the samples; no pixels are read here."""
+    def batch(self, indices: Sequence[int], views: Sequence[View], images: Tensor) -> Batch:
+        """Images and annotations of views of the samples; no pixels are read here.
+
+        With several views per photo the annotations are their transforms and boxes, without
+        parts: only training batches are of that kind.
+        """
         photos = [self.photos[index] for index in indices]
         size = self.appearance.image_size
         nowhere = (np.nan,) * 4
@@ -273,6 +284,9 @@ class PhotoDataset(Dataset[Batch]):
             boxes=torch.from_numpy(boxes).float(),
             prefix_activations=torch.zeros(len(photos), 0, 0, 0),
         )
+        if self.views_per_photo > 1:
+            transforms = np.stack([view.transform(size) for view in views])
+            return ViewBatch(*common, view_transforms=torch.from_numpy(transforms).float())
         if not self.appearance.with_parts:
             return common
         moved = [self._parts(photo, view) for photo, view in zip(photos, views, strict=True)]

@@ -54,6 +54,14 @@ class View(NamedTuple):
         right, bottom = self.left + self.width - 0.5, self.top + self.height - 0.5
         return self.left - 0.5, self.top - 0.5, right, bottom
 
+    def transform(self, size: int) -> NDArray[np.float64]:
+        """Matrix ``(2, 3)`` that takes a photo coordinate ``(x, y, 1)`` to the view."""
+        scale = size / np.array([self.width, self.height], dtype=np.float64)
+        shift = (0.5 - np.array([self.left, self.top])) * scale - 0.5
+        if self.flip:
+            scale[0], shift[0] = -scale[0], size - 1 - shift[0]
+        return np.column_stack([np.diag(scale), shift])
+
     def move_points(self, points: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         """Photo coordinates ``(..., 2)`` -> view coordinates; NaN where outside the view."""
         moved = self._scaled(points, size)

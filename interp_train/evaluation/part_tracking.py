@@ -13,8 +13,8 @@ constant offset from the part costs nothing. A filter's part is the one with the
 even ranks of the category's sorted sample ids; its score is that part's R2 on the odd ranks. A
 filter that is active (peak > 0) on less than 1 % of those images scores 0.
 
-What it cannot show: whether the filter fires *on* the part (a constant offset is free), or whether
-it stays silent where the part is hidden.
+What R2 cannot show: whether the filter fires *on* the part (a constant offset is free; see
+`tracked_offsets` and `peaks_inside`), or whether it stays silent where the part is hidden.
 """
 
 from typing import NamedTuple
@@ -30,12 +30,14 @@ from interp_train.evaluation.part_scheme import (
     part_measures_missing,
     part_scheme,
 )
-from interp_train.evaluation.peak_table import PeakMetric, PeakTable
+from interp_train.evaluation.peak_table import MapFrame, PeakMetric, PeakTable
 from interp_train.evaluation.position_baselines import measured_followers, position_baselines
 from interp_train.structures import DataInfo, LayerGeometry
 
 TRACKING_BOUND = 0.25  # R2 above which a filter counts as tracking its part
 ACTIVE_SHARE = 0.01  # share of images below which a filter counts as dead
+
+REPEATED = 3  # filters that must track a part for it to count as repeated
 
 _CHUNK = 256  # filters at a time, which bounds the memory
 _LEAST_VARIANCE = 1e-9  # of a landmark in the box frame; below, it does not move
@@ -208,8 +210,9 @@ def summary(result: PartTrackingResult, scheme: PartScheme) -> dict[str, Tensor]
 
     Returns:
         ``mean_r2``, ``share`` (of measured filters that track a part), ``coverage`` (share of
-        the measurable part groups that some filter tracks), ``distinct_parts`` (that some
-        filter tracks), ``dead_share``, and ``best_<part>`` (R2 of the best filter per part).
+        the measurable part groups that some filter tracks), ``covered_groups`` (their number),
+        ``distinct_parts`` (that some filter tracks), ``repeated_parts`` (that at least three
+        track), ``dead_share``, and ``best_<part>`` (R2 of the best filter per part).
     """
     measured = result.scores.isfinite()
     tracking = tracking_filters(result)
@@ -222,13 +225,70 @@ def summary(result: PartTrackingResult, scheme: PartScheme) -> dict[str, Tensor]
         "mean_r2": result.scores[measured].mean(),
         "share": tracking[measured].double().mean(),
         "coverage": torch.tensor(covered / max(len(groups), 1)).double(),
+        "covered_groups": torch.tensor(float(covered)),
         "distinct_parts": torch.tensor(float(len(tracked))),
+        "repeated_parts": (torch.bincount(result.parts[tracking]) >= REPEATED).sum().double(),
         "dead_share": dead[measured].double().mean(),
     }
     for name, score in zip(scheme.part_names, best_filters(result)[1], strict=True):
         if score.isfinite():
             numbers[f"best_{name.replace(' ', '_')}"] = score
     return numbers
+
+
+def tracked_offsets(table: PeakTable, result: PartTrackingResult, side: tuple[int, int]) -> Tensor:
+    """How far each filter is from its part on average, which R2 does not see.
+
+    The length of the mean displacement, so that errors in all directions cancel; over the images
+    of the half that scores in which the part is visible.
+
+    Args:
+        table: from which `result` was computed.
+        result: names the part of each filter.
+        side: width and height of the images, in pixels.
+
+    Returns:
+        As a share of the image's sides, float64 ``(K,)``; NaN for a filter without a part.
+    """
+    offsets = torch.full(result.parts.shape, torch.nan, dtype=torch.float64)
+    for category in torch.unique(result.categories).tolist():
+        rows = (boxed(table) & (table.labels == category)).nonzero()[1::2, 0]
+        filters = ((result.categories == category) & (result.parts >= 0)).nonzero()[:, 0]
+        landmarks = table.part_locations[rows][:, result.parts[filters]]
+        apart = (table.positions[rows[:, None], filters] - landmarks) / torch.tensor(side)
+        offsets[filters] = apart.double().nanmean(0).norm(dim=-1)
+    return offsets
+
+
+def peaks_inside(table: PeakTable, categories: Tensor) -> Tensor:
+    """Share of each filter's peaks > 0 that lie in the object's box, float64 ``(K,)``.
+
+    Args:
+        table: peaks and boxes.
+        categories: of each filter, ``(K,)``; images of other categories do not count.
+
+    Returns:
+        NaN for a filter without a peak.
+    """
+    counted = (table.values > 0) & (table.labels[:, None] == categories) & boxed(table)[:, None]
+    low, high = table.boxes[:, None, :2], table.boxes[:, None, 2:]
+    inside = ((table.positions >= low) & (table.positions <= high)).all(-1) & counted
+    return inside.sum(0) / counted.sum(0).double()
+
+
+def placement(table: PeakTable, result: PartTrackingResult, frame: MapFrame) -> dict[str, Tensor]:
+    """Whether filters sit on what they follow.
+
+    Returns:
+        ``offset`` (mean of `tracked_offsets`) and ``inside`` (mean of `peaks_inside`), over live
+        filters; empty where there is none.
+    """
+    live = (result.active >= ACTIVE_SHARE) & (result.parts >= 0)
+    if not live.any():
+        return {}
+    offsets = tracked_offsets(table, result, (frame.image_width, frame.image_height))
+    inside = peaks_inside(table, result.categories)
+    return {"offset": offsets[live].mean(), "inside": inside[live].mean()}
 
 
 def baseline_scores(name: str, baseline: PeakTable, num_categories: int) -> dict[str, Tensor]:
@@ -289,7 +349,7 @@ class PartTrackingMetric(PeakMetric):
             return {}
         categories = self.categories if count > 1 else None
         self.result = part_tracking(table, num_categories=count, categories=categories)
-        numbers = summary(self.result, scheme)
+        numbers = summary(self.result, scheme) | placement(table, self.result, self.frame())
         for name, baseline in position_baselines(table, self.frame(), self.seed).items():
             for quantity, score in baseline_scores(name, baseline, count).items():
                 numbers[f"{quantity}_{name}"] = score

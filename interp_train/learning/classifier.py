@@ -11,8 +11,8 @@ from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_choice
 from interp_train.label_counts import LabelCounts, membership_of
 from interp_train.learning.category_accuracy import CategoryAccuracy
-from interp_train.protocols import FilterObjective
-from interp_train.structures import BACKGROUND, Batch, DataInfo, StepOutputs
+from interp_train.protocols import FilterObjective, ViewObjective
+from interp_train.structures import BACKGROUND, Batch, DataInfo, StepOutputs, ViewBatch
 from interp_train.systems import LearnedSystem
 
 
@@ -123,6 +123,8 @@ class Classifier(LearnedSystem):
         terms = {"task": self.task_loss(outputs.logits.float(), batch.labels)}
         for name, objective in self._named_objectives():
             found = objective.loss_terms(outputs.activations, batch.labels, outputs.logits, epoch)
+            if isinstance(batch, ViewBatch) and isinstance(objective, ViewObjective):
+                found |= objective.view_terms(outputs.activations, batch, epoch)
             terms.update({f"{name}/{term}": value for term, value in found.items()})
         return terms
 

@@ -39,6 +39,27 @@ MEASURES = (
         "does not say whether the filter stays silent where the part is hidden.",
     ),
     Measure(
+        "part_tracking_offset", "offset from the tracked part", False, False,
+        "Mean distance between the average place of a filter and that of its part, as a share of "
+        "the image's side; R² does not see it.",
+        "Offsets in opposite directions cancel within a filter; read it beside R².",
+    ),
+    Measure(
+        "part_tracking_inside", "peaks inside the object's box", True, True,
+        "Share of a filter's peaks that lie in the box of the object.",
+        "In crops that are cut at the box every place is inside.",
+    ),
+    Measure(
+        "part_tracking_covered_groups", "number of part groups covered", True, False,
+        "Number of part groups (head, wings, legs ...) that at least one filter follows.",
+        "One filter is enough to cover a group.",
+    ),
+    Measure(
+        "part_tracking_repeated_parts", "parts that three filters follow", True, False,
+        "Number of parts that at least three filters follow.",
+        "Neighbouring parts move together, so one filter may be counted for either.",
+    ),
+    Measure(
         "part_tracking_share", "tracking filters (R²\u00a0>\u00a0.25)", True, True,
         "Share of the filters that follow some part with R² > .25.",
         "Many filters may follow the same part; see coverage and distinct parts.",
@@ -210,7 +231,10 @@ def number(value: float | None, name: str = "", digits: int | None = None) -> st
     if measure is not None and measure.percent:
         text = f"{100 * value:.{1 if digits is None else digits}f}"
     else:
-        whole = name.endswith("distinct_parts") or name in ("unique_best", "detectors")
+        whole = name.endswith(("distinct_parts", "repeated_parts", "covered_groups")) or name in (
+            "unique_best",
+            "detectors",
+        )
         text = f"{value:.{(1 if whole else 3) if digits is None else digits}f}"
     return text.replace("-", "−")
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from interp_train.data.animal_part import AnimalPartData
+from interp_train.structures import PartBatch, ViewBatch
 from tests.data.fake_photos import replace_line, write_animals
 
 
@@ -157,3 +158,41 @@ def test_the_real_animals(data_folder):
         for index in range(0, len(dataset), 40):
             row = rows[dataset.photos[index].sample_id - 2]
             check_against_csv(row, dataset[index], (int(row["width"]), int(row["height"])), 224)
+
+
+JITTER = {"flip": True, "scale": (0.8, 1.3), "aspect": 0.1, "shift": 0.1}
+
+
+def test_views_of_one_photo_come_with_the_transforms_that_made_them(folder):
+    data = small(folder, views_per_photo=2, **JITTER)
+    batch = next(iter(data.train_dataloader()))
+    assert isinstance(batch, ViewBatch)
+    assert len(batch.images) == 8  # twice the batch size
+    assert torch.equal(batch.sample_ids[0::2], batch.sample_ids[1::2])
+    assert len(batch.sample_ids.unique()) == 4
+    photos = data.photos("train")
+    places = {photo.sample_id: index for index, photo in enumerate(photos.photos)}
+    for row, key in enumerate(batch.sample_ids.tolist()):
+        photo = photos.photos[places[key]]
+        centre = np.array([(photo.box[0] + photo.box[2]) / 2, (photo.box[1] + photo.box[3]) / 2, 1])
+        moved = batch.view_transforms[row].double().numpy() @ centre
+        low, high = batch.boxes[row, :2].numpy(), batch.boxes[row, 2:].numpy()
+        if (low > 0).all() and (high < 31).all():  # the whole box is in the view
+            np.testing.assert_allclose(moved, (low + high) / 2, atol=1e-3)
+    assert not torch.equal(batch.images[0], batch.images[1])
+    assert isinstance(next(iter(data.val_dataloader())), PartBatch)
+
+
+def test_the_first_view_is_that_of_a_run_without_pairs(folder):
+    alone, paired = small(folder, **JITTER), small(folder, views_per_photo=2, **JITTER)
+    for data in (alone, paired):
+        data.dataset("train").set_epoch(3)
+    first = alone.dataset("train").__getitems__([2, 0])
+    both = paired.dataset("train").__getitems__([2, 0])
+    assert torch.equal(both.images[0::2], first.images)
+    assert torch.equal(both.boxes[0::2], first.boxes)
+
+
+def test_views_need_something_in_which_they_differ(folder):
+    with pytest.raises(ValueError, match="`views_per_photo` must be 1 without augmentation"):
+        small(folder, views_per_photo=2)

@@ -12,6 +12,7 @@ from interp_train.backbones.small_cnn import small_cnn
 from interp_train.data import cached_activations
 from interp_train.data.animal_part import AnimalPartData
 from interp_train.data.cached_activations import CachedActivations
+from interp_train.structures import ViewBatch
 from tests.data.fake_photos import write_animals
 
 JITTER = {"flip": True, "scale": (0.8, 1.3), "aspect": 0.1, "shift": 0.1}
@@ -88,7 +89,7 @@ def test_cached_is_computed_bit_for_bit(animals, network, tmp_path):
             direct = prefix_of(network, photos.pixels(indices, views))
             annotated = photos.batch(indices, views, torch.zeros(0))
             for index in indices:
-                if data.dataset("train").shown_view(index) != view:
+                if data.dataset("train").shown_views(index) != [view]:
                     continue
                 shown.add((index, view))
                 assert torch.equal(batch.prefix_activations[index], direct[index])
@@ -125,10 +126,43 @@ def test_the_view_follows_from_seed_epoch_and_sample(animals, network, tmp_path)
         rows = []
         for epoch in range(4):
             dataset.set_epoch(epoch)
-            rows.append([dataset.shown_view(index) for index in range(len(dataset))])
+            rows.append([dataset.shown_views(index)[0] for index in range(len(dataset))])
         chosen.append(rows)
     assert chosen[0] == chosen[1] != chosen[2]
     assert chosen[0][0] != chosen[0][1]
+
+
+def test_views_of_one_photo_share_a_batch(animals, network, tmp_path):
+    data = build(animals(views_per_photo=2), network, tmp_path)
+    dataset, photos = data.dataset("train"), data.photos("train")
+    pairs = set()
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        batch = dataset.__getitems__([3, 1])
+        assert isinstance(batch, ViewBatch)
+        ids = [photos.photos[index].sample_id for index in (3, 3, 1, 1)]
+        assert batch.sample_ids.tolist() == ids
+        for row, index in enumerate((3, 3, 1, 1)):
+            number = dataset.shown_views(index)[row % 2]
+            view = photos.view(index, number, 0)
+            expected = torch.from_numpy(view.transform(32)).float()
+            torch.testing.assert_close(batch.view_transforms[row], expected)
+            direct = prefix_of(network, photos.pixels([index], [view]))
+            torch.testing.assert_close(batch.prefix_activations[row], direct[0])
+        pairs |= {tuple(dataset.shown_views(index)) for index in range(len(dataset))}
+    assert all(len(set(pair)) == 2 for pair in pairs)
+    assert len(pairs) == 6  # of three views, in both orders
+    # The first view of a pair is the one that a run without pairs sees.
+    alone = build(animals(), network, tmp_path).dataset("train")
+    alone.set_epoch(3)
+    assert [alone.shown_views(i)[0] for i in range(8)] == [
+        dataset.shown_views(i)[0] for i in range(8)
+    ]
+
+
+def test_too_few_cached_views_for_a_batch_are_refused(animals, network, tmp_path):
+    with pytest.raises(ValueError, match="`views` must be at least the 2 views per photo"):
+        build(animals(views_per_photo=2), network, tmp_path, views=1)
 
 
 def test_runs_share_the_files_and_anything_else_gets_its_own(animals, network, tmp_path):

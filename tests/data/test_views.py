@@ -185,3 +185,20 @@ def test_background_needs_room():
 def test_bad_augmentation(arguments, message):
     with pytest.raises(ValueError, match=message):
         check_augmentation(*arguments)
+
+
+@pytest.mark.parametrize("view", some_views())
+def test_the_matrix_moves_points_as_the_view_does(view):
+    points = np.random.RandomState(0).uniform(0, 90, (30, 2))
+    moved = view.move_points(points, SIZE)
+    inside = np.isfinite(moved).all(1)
+    assert inside.any()
+    matrix = view.transform(SIZE)
+    found = points @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(found[inside], moved[inside], atol=1e-9)
+
+
+def test_matrices_by_hand():
+    """Pixel centres at integers: twice the size takes pixel 0 to .5."""
+    assert View(0, 0, 32, 32).transform(64).tolist() == [[2, 0, 0.5], [0, 2, 0.5]]
+    assert View(0, 0, 64, 64, flip=True).transform(64).tolist() == [[-1, 0, 63], [0, 1, 0]]

@@ -9,7 +9,10 @@ from interp_train.evaluation.part_tracking import (
     best_filters,
     in_box_frame,
     part_tracking,
+    peaks_inside,
+    placement,
     summary,
+    tracked_offsets,
     tracking_r2,
 )
 from tests.evaluation.tables import FRAME, GEOMETRY, info, random_batches, random_table
@@ -153,11 +156,86 @@ def test_summary_by_hand():
     assert float(numbers["share"]) == 0.5
     assert float(numbers["distinct_parts"]) == 1
     assert float(numbers["coverage"]) == 0.5
+    assert float(numbers["covered_groups"]) == 1
+    assert float(numbers["repeated_parts"]) == 0
     assert float(numbers["dead_share"]) == 0.25
     assert float(numbers["best_part_0"]) == pytest.approx(1, abs=1e-6)
     assert float(numbers["best_part_2"]) < 0.25
     mean = (2 + 0 + float(result.scores[3])) / 4
     assert float(numbers["mean_r2"]) == pytest.approx(mean, abs=1e-6)
+
+
+def test_a_part_is_repeated_from_three_filters_on():
+    table = random_table(images=200, filters=6, parts=3, background=0)
+    followed = table.part_locations[:, [0, 0, 0, 1, 1]].nan_to_num(50)
+    table.positions[:, :5] = followed
+    numbers = summary(part_tracking(table), part_scheme(table, info()))
+    assert float(numbers["distinct_parts"]) == 2
+    assert float(numbers["repeated_parts"]) == 1
+
+
+def slow_offset(table, result, unit, side):
+    """Length of the mean displacement on the odd ranks, by loops."""
+    rows = [r for r in range(len(table.labels)) if table.labels[r] == result.categories[unit]]
+    rows = [r for r in rows if table.boxes[r].isfinite().all()][1::2]
+    apart = []
+    for row in rows:
+        x, y = table.part_locations[row, result.parts[unit]].tolist()
+        if not math.isnan(x):
+            u, v = table.positions[row, unit].tolist()
+            apart.append(((u - x) / side[0], (v - y) / side[1]))
+    return math.hypot(*(sum(d[axis] for d in apart) / len(apart) for axis in (0, 1)))
+
+
+def slow_inside(table, category, unit):
+    """Share of the peaks in the box, by loops."""
+    found = []
+    for row in range(len(table.labels)):
+        left, top, right, bottom = table.boxes[row].tolist()
+        if table.labels[row] == category and table.values[row, unit] > 0 and right > left:
+            u, v = table.positions[row, unit].tolist()
+            found.append(left <= u <= right and top <= v <= bottom)
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_placement_agrees_with_loops(classes):
+    table = random_table(images=90, classes=classes)
+    table.boxes[4] = torch.nan
+    table.values[::3, 2] = 0
+    result = part_tracking(table, num_categories=classes)
+    offsets = tracked_offsets(table, result, (96, 80))
+    inside = peaks_inside(table, result.categories)
+    for unit in range(7):
+        assert float(offsets[unit]) == pytest.approx(slow_offset(table, result, unit, (96, 80)))
+        expected = slow_inside(table, int(result.categories[unit]), unit)
+        assert float(inside[unit]) == pytest.approx(expected)
+    numbers = placement(table, result, FRAME)
+    assert float(numbers["offset"]) == pytest.approx(
+        float(tracked_offsets(table, result, (96, 96)).mean())
+    )
+    assert float(numbers["inside"]) == pytest.approx(float(inside.mean()))
+
+
+def test_placement_by_hand():
+    """A filter 24 and 32 px beside its part, on images of 96 px: 40 / 96 of the side."""
+    table = random_table(images=200, filters=2, parts=1, background=0)
+    table = table._replace(part_locations=torch.rand(200, 1, 2) * 50)
+    table.positions[:, :1] = table.part_locations + torch.tensor([24.0, 32.0])
+    table.positions[:, 1:] = table.boxes[:, None, :2] - 1  # always outside
+    result = part_tracking(table)
+    assert float(tracked_offsets(table, result, (96, 96))[0]) == pytest.approx(40 / 96)
+    assert float(peaks_inside(table, result.categories)[1]) == 0
+
+
+def test_dead_filters_have_no_place():
+    table = random_table(images=200, filters=3, background=0)
+    result = part_tracking(table._replace(values=torch.zeros_like(table.values)))
+    assert placement(table, result, FRAME) == {}
+    table.values[:, 1:] = 0
+    result = part_tracking(table)
+    alone = tracked_offsets(table, result, (96, 96))[0]
+    assert float(placement(table, result, FRAME)["offset"]) == pytest.approx(float(alone))
 
 
 def test_an_assignment_from_outside_is_used():

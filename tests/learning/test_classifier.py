@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.learning.classifier import Classifier, check_labels, label_range
+from interp_train.learning.filter_objectives.equivariant_parts.module import EquivariantParts
 from interp_train.learning.filter_objectives.interpretable_filter.module import (
     InterpretableFilter,
 )
-from interp_train.structures import BACKGROUND, DataInfo, ImageBatch, StepOutputs
+from interp_train.structures import BACKGROUND, DataInfo, ImageBatch, StepOutputs, ViewBatch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 SIDE = 8
@@ -90,6 +91,18 @@ def test_it_learns_and_logs_every_promised_quantity(num_categories, loss, labels
         assert math.isfinite(found[f"loss/train/{term}"])
     assert math.isfinite(found["loss/validation/task"])
     assert found["loss/watched/interpretable_filter/head.relu_1/effective_images"] > 0
+
+
+def test_views_reach_the_objectives_that_compare_them():
+    objectives = {"parts": EquivariantParts(), "filters": InterpretableFilter()}
+    system = classifier(1, objectives, loss="logistic")
+    batch = batch_of([0, 0, BACKGROUND, BACKGROUND])
+    views = ViewBatch(*batch, torch.eye(2, 3).expand(4, 2, 3))
+    views = views._replace(sample_ids=torch.tensor([5, 5, 6, 6]))
+    plain = system.loss_terms(system.run(batch), batch)
+    paired = system.loss_terms(system.run(views), views)
+    assert set(paired) - set(plain) == {"parts/head.convolution_1/equivariance"}
+    assert set(plain) <= set(paired)
 
 
 def test_validation_loss_is_the_mean_over_images_of_unequal_batches():

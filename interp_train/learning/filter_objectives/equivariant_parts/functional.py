@@ -1,0 +1,259 @@
+"""Terms that make filters follow parts of an object, as functions of tensors.
+
+A method of this package; see `interp_train.learning.filter_objectives.equivariant_parts.module`.
+
+Symbols: N images, K filters, G groups of filters, maps of h x w cells. Positions are ``(x, y)`` as
+a share of the image's side, [0, 1] x [0, 1], measured at the centres of receptive fields. `member`
+says which images count for which filter (those of its category), 0 or 1. `across` says whether
+means run over the images of all processes; every process must then call, and gets the same value.
+"""
+
+import torch
+from torch import Tensor
+
+from interp_train.collectives import sum_over_processes
+from interp_train.structures import LayerGeometry
+
+_LEAST_VARIANCE = 0.005  # in the denominator of the equivariance, of positions in [0, 1]^2
+_TINY = 1e-12  # below the square of any distance
+
+
+def cell_positions(
+    size: tuple[int, int], geometry: LayerGeometry, image_size: int, like: Tensor
+) -> Tensor:
+    """Positions of the cells, row by row, ``(h * w, 2)``, in the dtype and on the device of `like`.
+
+    Args:
+        size: ``(h, w)``.
+        geometry: of the layer.
+        image_size: side of the images, in pixels.
+        like: any tensor.
+    """
+    rows, columns = (torch.arange(n, dtype=like.dtype, device=like.device) for n in size)
+    cells = torch.cartesian_prod(rows, columns).flip(1)
+    return (geometry.offset + geometry.stride * cells + 0.5) / image_size
+
+
+def weighted_mean(values: Tensor, weights: Tensor, across: bool = False) -> Tensor:
+    """``sum(weights * values) / sum(weights)``; 0 without weight.
+
+    Args:
+        values: any shape.
+        weights: broadcast to `values`.
+        across: see the module.
+    """
+    weights = weights.expand_as(values)
+    sums = torch.stack([(weights * values).sum(), weights.sum()])
+    sums = sum_over_processes(sums) if across else sums
+    return sums[0] / sums[1].clamp(min=_TINY)
+
+
+def response_range(maps: Tensor, member: Tensor, across: bool = False) -> Tensor:
+    """Mean over a filter's images of (largest - mean response), without gradient.
+
+    Args:
+        maps: ``(N, K, h, w)``.
+        member: ``(N, K)``.
+        across: see the module.
+
+    Returns:
+        ``(K,)``; 0 for a filter without images.
+    """
+    maps = maps.detach()
+    rises = (maps.amax((2, 3)) - maps.mean((2, 3))) * member
+    sums = torch.stack([rises.sum(0), member.sum(0)])
+    sums = sum_over_processes(sums) if across else sums
+    return sums[0] / sums[1].clamp(min=1)
+
+
+def soft_positions(
+    maps: Tensor, ranges: Tensor, sharpness: float, cells: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean position and spread of ``softmax(sharpness * maps / ranges)`` over the cells.
+
+    Args:
+        maps: ``(N, K, h, w)``.
+        ranges: ``(K,)``; see `response_range`.
+        sharpness: the larger, the closer to the argmax.
+        cells: from `cell_positions`, ``(h * w, 2)``.
+
+    Returns:
+        Positions ``(N, K, 2)``, and the mean squared distance from them, ``(N, K)``.
+    """
+    factors = sharpness / torch.where(ranges > 0, ranges, 1.0)
+    weights = (maps.flatten(2) * factors[:, None]).softmax(2)
+    # About the middle of the image, so that the difference of two squares loses nothing.
+    centred = cells - 0.5
+    moments = weights @ torch.cat([centred, centred.square().sum(1, keepdim=True)], dim=1)
+    positions, squares = moments[..., :2], moments[..., 2]
+    return positions + 0.5, (squares - positions.square().sum(2)).clamp(min=0)
+
+
+def presence(peaks: Tensor, member: Tensor, absent: Tensor, across: bool = False) -> Tensor:
+    """Every filter as a detector of its object: the mean of two logistic losses.
+
+    Args:
+        peaks: largest responses, before a ReLU, ``(N, K)``.
+        member: ``(N, K)``.
+        absent: images without the filter's object, ``(N, K)``.
+        across: see the module.
+    """
+    there = weighted_mean(torch.nn.functional.softplus(-peaks), member, across)
+    elsewhere = weighted_mean(torch.nn.functional.softplus(peaks), absent, across)
+    return (there + elsewhere) / 2
+
+
+def concentration(spreads: Tensor, member: Tensor, across: bool = False) -> Tensor:
+    """Mean squared distance of a response from its own position; spreads ``(N, K)``."""
+    return weighted_mean(spreads, member, across)
+
+
+def view_pairs(sample_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images that are views of one photo, as neighbours in the order of their ids.
+
+    Args:
+        sample_ids: ``(N,)``.
+
+    Returns:
+        Rows ``(N - 1,)``, their partners ``(N - 1,)``, and whether they are a pair,
+        bool ``(N - 1,)``; V views of a photo make V - 1 pairs.
+    """
+    ordered, order = torch.sort(sample_ids, stable=True)
+    return order[:-1], order[1:], ordered[:-1] == ordered[1:]
+
+
+def relative_transforms(transforms: Tensor, rows: Tensor, partners: Tensor, side: int) -> Tensor:
+    """What takes positions in one view to positions in another.
+
+    Args:
+        transforms: photo coordinates -> pixels of the view, ``(N, 2, 3)``.
+        rows: views from, ``(M,)``.
+        partners: views to, ``(M,)``.
+        side: of the views, in pixels.
+
+    Returns:
+        ``(M, 2, 3)``, for positions as a share of the side.
+    """
+    # In double precision: photos are large, and the shifts nearly cancel.
+    linear, shift = transforms[..., :2].double(), (transforms[..., 2].double() + 0.5) / side
+    # The inverse in closed form: no solver, which would wait for the device.
+    a, b, c, d = linear[rows].flatten(1).unbind(1)
+    adjugate = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2)
+    matrix = linear[partners] @ adjugate / (a * d - b * c)[:, None, None]
+    moved = shift[partners] - (matrix @ shift[rows, :, None])[..., 0]
+    return torch.cat([matrix, moved[..., None]], dim=2)
+
+
+def moved_positions(positions: Tensor, transforms: Tensor) -> Tensor:
+    """Positions ``(M, K, 2)`` under transforms ``(M, 2, 3)``, in the dtype of the positions."""
+    transforms = transforms.to(positions.dtype)
+    return positions @ transforms[..., :2].mT + transforms[:, None, :, 2]
+
+
+def position_variance(positions: Tensor, member: Tensor, across: bool = False) -> Tensor:
+    """Variance of each filter's position over its images, both axes together.
+
+    Args:
+        positions: ``(N, K, 2)``.
+        member: ``(N, K)``.
+        across: see the module.
+
+    Returns:
+        ``(K,)``; 0 for a filter without images.
+    """
+    weights = member[..., None]
+    counts = member.sum(0)
+    counts = sum_over_processes(counts) if across else counts
+    counts = counts.clamp(min=1)
+    totals = (weights * positions).sum(0)
+    totals = sum_over_processes(totals) if across else totals
+    squares = (weights * (positions - totals / counts[:, None]).square()).sum((0, 2))
+    squares = sum_over_processes(squares) if across else squares
+    return squares / counts
+
+
+def equivariance(
+    targets: Tensor, positions: Tensor, variance: Tensor, pair: Tensor, across: bool = False
+) -> Tensor:
+    """Squared error of moved positions over what the filter's position varies anyway.
+
+    A constant position errs by the variance that the transforms demand. Targets outside the
+    image do not count.
+
+    Args:
+        targets: positions in one view, moved to the other, ``(M, K, 2)``.
+        positions: found there, ``(M, K, 2)``.
+        variance: from `position_variance`, ``(K,)``.
+        pair: which rows count for which filter, ``(M, K)``.
+        across: see the module.
+    """
+    inside = ((targets >= 0) & (targets <= 1)).all(-1)
+    errors = (targets - positions).square().sum(-1) / (variance + _LEAST_VARIANCE)
+    return weighted_mean(errors, pair * inside, across)
+
+
+def group_means(positions: Tensor, assignment: Tensor) -> Tensor:
+    """Mean position of the filters of each group.
+
+    Args:
+        positions: ``(N, K, 2)``.
+        assignment: which filter is in which group, 0 or 1, ``(K, G)``.
+
+    Returns:
+        ``(N, G, 2)``.
+    """
+    shares = assignment / assignment.sum(0).clamp(min=1)
+    return torch.einsum("nkd,kg->ngd", positions, shares)
+
+
+def repulsion(
+    groups: Tensor, radius: float, rivals: Tensor, member: Tensor, across: bool = False
+) -> Tensor:
+    """How far groups intrude on one another: ``relu(1 - distance / radius)^2``.
+
+    Args:
+        groups: positions, ``(N, G, 2)``.
+        radius: from which distance groups ignore one another.
+        rivals: pairs of groups that must keep apart, 0 or 1, ``(G, G)``.
+        member: which image counts for which group, ``(N, G)``.
+        across: see the module.
+
+    Returns:
+        The sum over rivals of a group, as a mean over images and groups.
+    """
+    apart = groups[:, :, None] - groups[:, None]
+    distances = (apart.square().sum(-1) + _TINY).sqrt()
+    intrusions = (1 - distances / radius).relu().square() * rivals
+    return weighted_mean(intrusions.sum(2), member, across)
+
+
+def tether(
+    groups: Tensor, anchors: Tensor, radius: float, member: Tensor, across: bool = False
+) -> Tensor:
+    """How far groups are from their anchor beyond `radius`, squared.
+
+    Args:
+        groups: positions, ``(N, G, 2)``.
+        anchors: position of each group's anchor, held constant, ``(N, G, 2)``.
+        radius: distance that is free.
+        member: which image counts for which group, ``(N, G)``.
+        across: see the module.
+    """
+    apart = (groups - anchors.detach()).square().sum(-1)
+    return weighted_mean(((apart + _TINY).sqrt() - radius).relu().square(), member, across)
+
+
+def agreement(
+    positions: Tensor, groups: Tensor, assignment: Tensor, member: Tensor, across: bool = False
+) -> Tensor:
+    """Mean squared distance of filters from the mean of their group.
+
+    Args:
+        positions: ``(N, K, 2)``.
+        groups: from `group_means`, ``(N, G, 2)``.
+        assignment: ``(K, G)``.
+        member: ``(N, K)``.
+        across: see the module.
+    """
+    own = torch.einsum("ngd,kg->nkd", groups, assignment)
+    return weighted_mean((positions - own).square().sum(-1), member, across)

@@ -1,0 +1,272 @@
+"""Equivariant parts: filters whose positions move with the object, and differ from one another.
+
+A method of this package. A filter that always responds at the same place of the image, or of the
+object, satisfies the losses of interpretable CNNs (Zhang, Wu & Zhu, CVPR 2018); it cannot satisfy
+`functional.equivariance`, which compares two views of one photo under their known transform, as
+unsupervised landmark learning does (Thewlis, Bilen & Vedaldi, "Unsupervised Learning of Object
+Landmarks by Factorized Spatial Embeddings", ICCV 2017, arXiv 1705.02193).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from interp_train.backbones.backbone import Backbone
+from interp_train.backbones.heads import ConvolutionalHead
+from interp_train.checks import check_range
+from interp_train.learning.filter_objectives.equivariant_parts import functional
+from interp_train.structures import LayerGeometry, ViewBatch
+
+
+class _Places(NamedTuple):
+    """Where the filters of a layer respond, and which images count for them."""
+
+    member: Tensor  # (N, K)
+    peaks: Tensor  # (N, K)
+    positions: Tensor  # (N, K, 2)
+    spreads: Tensor  # (N, K)
+
+
+@final
+class EquivariantParts(nn.Module):
+    """Gives the filters of layers positions that follow parts of the object.
+
+    The position of a filter is the mean of ``softmax(sharpness * z / s)`` over the cells, with z
+    the responses before the ReLU and s the batch mean of their range (a constant). Filter k is in
+    group ``k mod G``, and group g belongs to category ``g mod C``. The terms, each with its weight:
+
+    * ``presence``: the largest response detects the filter's category, and is low elsewhere;
+    * ``equivariance``: positions in two views of a photo agree under the known transform of the
+      views, in units of the variance of the position (`view_terms`);
+    * ``concentration``: a response is small around its position;
+    * ``repulsion``: groups of a category keep apart, but for its first group, which is free;
+    * ``tether``: but not farther from the first group than a radius;
+    * ``agreement``: the filters of a group stay together.
+
+    Batches without views (`ViewBatch`) have no term ``equivariance``; alone, the others let
+    filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
+
+    Args:
+        taps: layers; of a ReLU the layer before it is read. A layer without a ReLU of its own
+            (a residual block) is read as it is.
+        presence_weight: factor of the term, like the next five.
+        equivariance_weight: see there.
+        concentration_weight: see there.
+        repulsion_weight: see there.
+        tether_weight: see there.
+        agreement_weight: see there.
+        sharpness: of the softmax.
+        num_groups: G, at least one per category.
+        repulsion_radius: from which distance groups ignore one another, as a share of the
+            image's side.
+        tether_radius: how far a group may be from the first one.
+
+    Raises:
+        ValueError: for a number out of its range.
+    """
+
+    def __init__(
+        self,
+        taps: Sequence[str] = ("last",),
+        *,
+        presence_weight: float = 0.5,
+        equivariance_weight: float = 1.5,
+        concentration_weight: float = 10.0,
+        repulsion_weight: float = 0.5,
+        tether_weight: float = 10.0,
+        agreement_weight: float = 1.0,
+        sharpness: float = 20.0,
+        num_groups: int = 32,
+        repulsion_radius: float = 0.12,
+        tether_radius: float = 0.25,
+    ) -> None:
+        super().__init__()
+        self.taps: Sequence[str] = tuple(taps)
+        self.weights = {
+            "presence": presence_weight,
+            "equivariance": equivariance_weight,
+            "concentration": concentration_weight,
+            "repulsion": repulsion_weight,
+            "tether": tether_weight,
+            "agreement": agreement_weight,
+        }
+        if not self.taps:
+            raise ValueError("`taps` must name at least one layer, but got none.")
+        for name, weight in self.weights.items():
+            check_range(f"{name}_weight", weight, 0.0)
+        check_range("sharpness", sharpness, 0.1)
+        check_range("num_groups", num_groups, 1)
+        check_range("repulsion_radius", repulsion_radius, 1e-3)
+        check_range("tether_radius", tether_radius, 0.0)
+        self.sharpness, self.num_groups = sharpness, num_groups
+        self.repulsion_radius, self.tether_radius = repulsion_radius, tether_radius
+        self.layers: list[str] = []
+        self.num_categories = 0
+        self._image_size = 0
+        self._grids: dict[str, tuple[LayerGeometry, int]] = {}  # and the number of filters
+        self._latest: dict[str, dict[str, Tensor]] = {}
+
+    def attach(self, network: nn.Module, num_categories: int) -> None:
+        """Find the layers before the ReLUs, and where their cells lie in the image."""
+        if not isinstance(network, Backbone):
+            raise TypeError(
+                f"`network` must be a Backbone, but got {type(network).__name__}. Wrap your own "
+                f"module with interp_train.backbones.custom_backbone."
+            )
+        if self.layers:
+            raise ValueError("`attach` must be called once; make one objective per network.")
+        self.layers = [before_relu(network, network.resolve(tap)) for tap in self.taps]
+        self.taps = tuple(self.layers)
+        self.num_categories, self._image_size = num_categories, network.image_size
+        self._grids = {
+            layer: (network.geometry(layer), network.num_channels(layer)) for layer in self.layers
+        }
+
+    def loss_terms(
+        self, activations: Mapping[str, Tensor], labels: Tensor, logits: Tensor, epoch: int
+    ) -> dict[str, Tensor]:
+        """``<layer>/<term>`` for all terms but the equivariance; see `FilterObjective`."""
+        self._latest.clear()
+        terms = {}
+        for layer in self.layers:
+            with torch.autocast(labels.device.type, enabled=False):
+                found = self._terms(layer, self._places(layer, activations[layer], labels))
+            terms.update({f"{layer}/{name}": value for name, value in found.items()})
+        return terms
+
+    def view_terms(
+        self, activations: Mapping[str, Tensor], batch: ViewBatch, epoch: int
+    ) -> dict[str, Tensor]:
+        """``<layer>/equivariance``; see `ViewObjective`."""
+        if not self.weights["equivariance"]:
+            return {}
+        terms = {}
+        rows, partners, pair = functional.view_pairs(batch.sample_ids)
+        known = batch.view_transforms.isfinite().flatten(1).all(1)
+        pair = pair & known[rows] & known[partners]
+        transforms = torch.where(
+            known[:, None, None], batch.view_transforms, _identity(batch.view_transforms)
+        )
+        for layer in self.layers:
+            with torch.autocast(batch.labels.device.type, enabled=False):
+                places = self._places(layer, activations[layer], batch.labels)
+                error = self._view_error(places, transforms, (rows, partners, pair))
+            terms[f"{layer}/equivariance"] = self.weights["equivariance"] * error
+        return terms
+
+    def measurements(self) -> dict[str, Tensor]:
+        """Of the latest training step, per layer, of this process's images.
+
+        ``spread`` (root mean square distance from the filter's position, as a share of the
+        image's side), ``variance`` (of positions over the images of the category, both axes),
+        ``detected`` (share of responses above 0 there).
+        """
+        return {
+            f"{layer}/{name}": value
+            for layer, found in self._latest.items()
+            for name, value in found.items()
+        }
+
+    def filter_categories(self, layer: str) -> Tensor:
+        """Category that each filter of a layer is assigned to, long ``(K,)``."""
+        return self._groups_of_filters(self._grids[layer][1]) % self.num_categories
+
+    def _groups_of_filters(self, num_filters: int) -> Tensor:
+        num_groups = min(max(self.num_groups, self.num_categories), num_filters)
+        return torch.arange(num_filters) % num_groups
+
+    def _places(self, layer: str, activations: Tensor, labels: Tensor) -> _Places:
+        maps = activations if activations.dtype == torch.float64 else activations.float()
+        categories = self.filter_categories(layer).to(labels.device)
+        member = (labels[:, None] == categories).to(maps.dtype)
+        size = (maps.shape[2], maps.shape[3])
+        cells = functional.cell_positions(size, self._grids[layer][0], self._image_size, maps)
+        ranges = functional.response_range(maps, member, self.training)
+        found = functional.soft_positions(maps, ranges, self.sharpness, cells)
+        return _Places(member, maps.amax((2, 3)), *found)
+
+    def _terms(self, layer: str, places: _Places) -> dict[str, Tensor]:
+        """All terms but the equivariance, weighted; those of weight 0 are left out."""
+        across, weights = self.training, self.weights
+        member, positions = places.member, places.positions
+        self._latest[layer] = _watched(places)
+        assignment = nn.functional.one_hot(self._groups_of_filters(member.shape[1]))
+        assignment = assignment.to(positions)
+        groups = functional.group_means(positions, assignment)
+        num_groups, count = groups.shape[1], self.num_categories
+        of_group = member[:, :num_groups]  # filter g is in group g
+        free = torch.arange(num_groups, device=groups.device) < count
+        bound = of_group * ~free
+        anchors = groups[:, torch.arange(num_groups, device=groups.device) % count]
+        terms = {
+            "presence": lambda: functional.presence(places.peaks, member, 1 - member, across),
+            "concentration": lambda: functional.concentration(places.spreads, member, across),
+            "repulsion": lambda: functional.repulsion(
+                groups, self.repulsion_radius, self._rivals(groups), of_group, across
+            ),
+            "tether": lambda: functional.tether(groups, anchors, self.tether_radius, bound, across),
+            "agreement": lambda: functional.agreement(
+                positions, groups, assignment, member, across
+            ),
+        }
+        return {name: weights[name] * term() for name, term in terms.items() if weights[name]}
+
+    def _rivals(self, groups: Tensor) -> Tensor:
+        """Which groups must keep apart: those of one category, without its first, ``(G, G)``."""
+        number = torch.arange(groups.shape[1], device=groups.device)
+        bound = number >= self.num_categories
+        category = number % self.num_categories
+        rivals = (category[:, None] == category) & bound[:, None] & bound
+        return (rivals & (number[:, None] != number)).to(groups.dtype)
+
+    def _view_error(
+        self, places: _Places, transforms: Tensor, pairs: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor:
+        """Equivariance from each view of a pair to the other."""
+        rows, partners, pair = pairs
+        sources, ends = torch.cat([rows, partners]), torch.cat([partners, rows])
+        change = functional.relative_transforms(transforms, sources, ends, self._image_size)
+        positions, member = places.positions, places.member
+        variance = functional.position_variance(positions, member, self.training)
+        return functional.equivariance(
+            functional.moved_positions(positions[sources], change),
+            positions[ends],
+            variance,
+            pair.repeat(2)[:, None] * member[sources],
+            self.training,
+        )
+
+
+def before_relu(network: Backbone, layer: str) -> str:
+    """The step whose output a ReLU takes, or `layer` itself where that cannot be told.
+
+    Args:
+        network: holds the layer.
+        layer: dotted name.
+    """
+    name, _, own = layer.rpartition(".")
+    holder = network.get_submodule(name)
+    ordered = isinstance(holder, nn.Sequential | ConvolutionalHead)
+    if not ordered or not isinstance(network.get_submodule(layer), nn.ReLU):
+        return layer
+    siblings = [key for key, _ in holder.named_children()]
+    position = siblings.index(own)
+    return f"{name}.{siblings[position - 1]}" if position else layer
+
+
+@torch.no_grad()
+def _watched(places: _Places) -> dict[str, Tensor]:
+    """What `EquivariantParts.measurements` tells of a layer."""
+    member, positions = places.member, places.positions
+    return {
+        "spread": functional.weighted_mean(places.spreads, member).sqrt(),
+        "variance": functional.position_variance(positions, member).mean(),
+        "detected": functional.weighted_mean((places.peaks > 0).to(member.dtype), member),
+    }
+
+
+def _identity(like: Tensor) -> Tensor:
+    """The transform that leaves everything in its place, ``(2, 3)``."""
+    return torch.eye(3, dtype=like.dtype, device=like.device)[:2]
