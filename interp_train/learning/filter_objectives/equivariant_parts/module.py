@@ -7,7 +7,7 @@ unsupervised landmark learning does (Thewlis, Bilen & Vedaldi, "Unsupervised Lea
 Landmarks by Factorized Spatial Embeddings", ICCV 2017, arXiv 1705.02193).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -200,7 +200,7 @@ class EquivariantParts(nn.Module):
         free = torch.arange(num_groups, device=groups.device) < count
         bound = of_group * ~free
         anchors = groups[:, torch.arange(num_groups, device=groups.device) % count]
-        terms = {
+        terms: dict[str, Callable[[], Tensor]] = {
             "presence": lambda: functional.presence(places.peaks, member, 1 - member, across),
             "concentration": lambda: functional.concentration(places.spreads, member, across),
             "repulsion": lambda: functional.repulsion(
