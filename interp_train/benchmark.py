@@ -28,7 +28,7 @@ from interp_train.config_places import config_dir
 from interp_train.detection_benchmark import benchmark_detector
 from interp_train.dissection_benchmark import benchmark_dissection
 from interp_train.learning.classifier import Classifier
-from interp_train.structures import DataInfo, ImageBatch
+from interp_train.structures import DataInfo, ViewBatch
 from interp_train.targets import build
 from interp_train.validation_benchmark import benchmark_validation
 
@@ -227,13 +227,15 @@ def _classifier(setting: Setting, objective: str) -> Classifier:
     )
 
 
-def _batch(setting: Setting) -> ImageBatch:
+def _batch(setting: Setting) -> ViewBatch:
+    """Random images, two of which at a time count as views of one photo."""
     number, side = setting.batch_size, setting.image_size
     images = torch.randn(number, 3, side, side, device=setting.device)
-    labels = (torch.arange(number) % setting.num_categories).to(setting.device)
+    ids = torch.arange(number, device=setting.device) // 2
     boxes = torch.full((number, 4), torch.nan, device=setting.device)
-    ids = torch.arange(number, device=setting.device)
-    return ImageBatch(images, labels, ids, boxes, images.new_empty(number, 0, 0, 0))
+    none = images.new_empty(number, 0, 0, 0)
+    transforms = torch.eye(3, device=setting.device)[:2].expand(number, 2, 3)
+    return ViewBatch(images, ids % setting.num_categories, ids, boxes, none, transforms)
 
 
 def objective_files(folder: Path) -> dict[str, dict[str, Any]]:

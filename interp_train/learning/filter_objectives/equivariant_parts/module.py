@@ -171,15 +171,18 @@ class EquivariantParts(nn.Module):
 
     def filter_categories(self, layer: str) -> Tensor:
         """Category that each filter of a layer is assigned to, long ``(K,)``."""
-        return self._groups_of_filters(self._grids[layer][1]) % self.num_categories
+        like = torch.empty(0, self._grids[layer][1])
+        return self._groups_of_filters(like) % self.num_categories
 
-    def _groups_of_filters(self, num_filters: int) -> Tensor:
+    def _groups_of_filters(self, like: Tensor) -> Tensor:
+        """Group of each filter, long ``(K,)``, on the device of `like` ``(N, K, ...)``."""
+        num_filters = like.shape[1]
         num_groups = min(max(self.num_groups, self.num_categories), num_filters)
-        return torch.arange(num_filters) % num_groups
+        return torch.arange(num_filters, device=like.device) % num_groups
 
     def _places(self, layer: str, activations: Tensor, labels: Tensor) -> _Places:
         maps = activations if activations.dtype == torch.float64 else activations.float()
-        categories = self.filter_categories(layer).to(labels.device)
+        categories = self._groups_of_filters(maps) % self.num_categories
         member = (labels[:, None] == categories).to(maps.dtype)
         size = (maps.shape[2], maps.shape[3])
         cells = functional.cell_positions(size, self._grids[layer][0], self._image_size, maps)
@@ -192,7 +195,7 @@ class EquivariantParts(nn.Module):
         across, weights = self.training, self.weights
         member, positions = places.member, places.positions
         self._latest[layer] = _watched(places)
-        assignment = nn.functional.one_hot(self._groups_of_filters(member.shape[1]))
+        assignment = nn.functional.one_hot(self._groups_of_filters(member))
         assignment = assignment.to(positions)
         groups = functional.group_means(positions, assignment)
         num_groups, count = groups.shape[1], self.num_categories
