@@ -66,22 +66,28 @@ def response_range(maps: Tensor, member: Tensor, across: bool = False) -> Tensor
     return sums[0] / sums[1].clamp(min=1)
 
 
-def soft_positions(
-    maps: Tensor, ranges: Tensor, sharpness: float, cells: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean position and spread of ``softmax(sharpness * maps / ranges)`` over the cells.
+def cell_weights(maps: Tensor, ranges: Tensor, sharpness: float) -> Tensor:
+    """``softmax(sharpness * maps / ranges)`` over the cells, ``(N, K, h * w)``.
 
     Args:
         maps: ``(N, K, h, w)``.
         ranges: ``(K,)``; see `response_range`.
         sharpness: the larger, the closer to the argmax.
+    """
+    factors = sharpness / torch.where(ranges > 0, ranges, 1.0)
+    return (maps.flatten(2) * factors[:, None]).softmax(2)
+
+
+def soft_positions(weights: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean position and spread of responses.
+
+    Args:
+        weights: from `cell_weights`, ``(N, K, h * w)``.
         cells: from `cell_positions`, ``(h * w, 2)``.
 
     Returns:
         Positions ``(N, K, 2)``, and the mean squared distance from them, ``(N, K)``.
     """
-    factors = sharpness / torch.where(ranges > 0, ranges, 1.0)
-    weights = (maps.flatten(2) * factors[:, None]).softmax(2)
     # About the middle of the image, so that the difference of two squares loses nothing.
     centred = cells - 0.5
     moments = weights @ torch.cat([centred, centred.square().sum(1, keepdim=True)], dim=1)
@@ -106,6 +112,54 @@ def presence(peaks: Tensor, member: Tensor, absent: Tensor, across: bool = False
 def concentration(spreads: Tensor, member: Tensor, across: bool = False) -> Tensor:
     """Mean squared distance of a response from its own position; spreads ``(N, K)``."""
     return weighted_mean(spreads, member, across)
+
+
+def object_attention(logits: Tensor) -> Tensor:
+    """Where the object is, in [0, 1]: ``2 p - 1`` for p above a half, without gradient.
+
+    What also occurs beside objects has p near a half, or below.
+
+    Args:
+        logits: whether a cell belongs to an image with the object, any shape.
+    """
+    return (2 * logits.detach().sigmoid() - 1).relu()
+
+
+def off_object(
+    weights: Tensor, attention: Tensor, categories: Tensor, member: Tensor, across: bool = False
+) -> Tensor:
+    """Share of the responses that lie beside the object.
+
+    Args:
+        weights: from `cell_weights`, ``(N, K, h * w)``.
+        attention: of the categories, from `object_attention`, ``(N, C, h * w)``.
+        categories: of the filters, ``(K,)``.
+        member: ``(N, K)``.
+        across: see the module.
+    """
+    beside = weights @ (1 - attention).mT
+    own = categories[:, None].expand(len(weights), -1, 1)
+    return weighted_mean(beside.gather(2, own)[..., 0], member, across)
+
+
+def coverage(
+    groups: Tensor, cells: Tensor, attention: Tensor, present: Tensor, across: bool = False
+) -> Tensor:
+    """Mean squared distance of the object's cells from the nearest group of its category.
+
+    Args:
+        groups: positions, ``(N, G, 2)``; group g belongs to category g mod C.
+        cells: from `cell_positions`, ``(h * w, 2)``.
+        attention: of the categories, ``(N, C, h * w)``.
+        present: which category an image shows, 0 or 1, ``(N, C)``.
+        across: see the module.
+    """
+    count = attention.shape[1]
+    squares = (groups[:, :, None] - cells).square().sum(-1)
+    # A category without groups (fewer filters than categories) has nothing to cover with.
+    nearest = [squares[:, c::count].amin(1) for c in range(min(count, groups.shape[1]))]
+    weights = attention[:, : len(nearest)] * present[:, : len(nearest), None]
+    return weighted_mean(torch.stack(nearest, 1), weights, across)
 
 
 def view_pairs(sample_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.checks import check_range
+from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.equivariant_parts import functional
+from interp_train.learning.filter_objectives.equivariant_parts.layers import ObjectAttention
 from interp_train.structures import LayerGeometry, ViewBatch
 
 
@@ -27,6 +29,8 @@ class _Places(NamedTuple):
     peaks: Tensor  # (N, K)
     positions: Tensor  # (N, K, 2)
     spreads: Tensor  # (N, K)
+    weights: Tensor  # (N, K, h * w)
+    cells: Tensor  # (h * w, 2)
 
 
 @final
@@ -41,9 +45,16 @@ class EquivariantParts(nn.Module):
     * ``equivariance``: positions in two views of a photo agree under the known transform of the
       views, in units of the variance of the position (`view_terms`);
     * ``concentration``: a response is small around its position;
+    * ``coverage``: every cell of the object is near some group, so that groups divide it;
+    * ``object``: responses lie on the object;
+    * ``agreement``: the filters of a group stay together;
     * ``repulsion``: groups of a category keep apart, but for its first group, which is free;
-    * ``tether``: but not farther from the first group than a radius;
-    * ``agreement``: the filters of a group stay together.
+    * ``tether``: but not farther from the first group than a radius.
+
+    Where the object is, is learned beside the network from the image labels (the term
+    ``attention``, whose gradient reaches nothing else): cells of what is also seen in images
+    without the category are beside it. Coverage took the place of repulsion and tether, whose
+    weights are therefore 0: repulsion also drives groups to places that move with nothing.
 
     Batches without views (`ViewBatch`) have no term ``equivariance``; alone, the others let
     filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
@@ -51,12 +62,14 @@ class EquivariantParts(nn.Module):
     Args:
         taps: layers; of a ReLU the layer before it is read. A layer without a ReLU of its own
             (a residual block) is read as it is.
-        presence_weight: factor of the term, like the next five.
+        presence_weight: factor of the term, like the next seven.
         equivariance_weight: see there.
         concentration_weight: see there.
+        coverage_weight: see there.
+        object_weight: see there.
+        agreement_weight: see there.
         repulsion_weight: see there.
         tether_weight: see there.
-        agreement_weight: see there.
         sharpness: of the softmax.
         num_groups: G, at least one per category.
         repulsion_radius: from which distance groups ignore one another, as a share of the
@@ -74,9 +87,11 @@ class EquivariantParts(nn.Module):
         presence_weight: float = 0.5,
         equivariance_weight: float = 1.5,
         concentration_weight: float = 10.0,
-        repulsion_weight: float = 0.5,
-        tether_weight: float = 10.0,
+        coverage_weight: float = 20.0,
+        object_weight: float = 1.0,
         agreement_weight: float = 1.0,
+        repulsion_weight: float = 0.0,
+        tether_weight: float = 0.0,
         sharpness: float = 20.0,
         num_groups: int = 32,
         repulsion_radius: float = 0.12,
@@ -88,9 +103,11 @@ class EquivariantParts(nn.Module):
             "presence": presence_weight,
             "equivariance": equivariance_weight,
             "concentration": concentration_weight,
+            "coverage": coverage_weight,
+            "object": object_weight,
+            "agreement": agreement_weight,
             "repulsion": repulsion_weight,
             "tether": tether_weight,
-            "agreement": agreement_weight,
         }
         if not self.taps:
             raise ValueError("`taps` must name at least one layer, but got none.")
@@ -106,6 +123,8 @@ class EquivariantParts(nn.Module):
         self.num_categories = 0
         self._image_size = 0
         self._grids: dict[str, tuple[LayerGeometry, int]] = {}  # and the number of filters
+        self.attention_layers: list[str] = []
+        self.attention = nn.ModuleList()
         self._latest: dict[str, dict[str, Tensor]] = {}
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
@@ -118,11 +137,17 @@ class EquivariantParts(nn.Module):
         if self.layers:
             raise ValueError("`attach` must be called once; make one objective per network.")
         self.layers = [before_relu(network, network.resolve(tap)) for tap in self.taps]
-        self.taps = tuple(self.layers)
         self.num_categories, self._image_size = num_categories, network.image_size
         self._grids = {
             layer: (network.geometry(layer), network.num_channels(layer)) for layer in self.layers
         }
+        if self.weights["coverage"] or self.weights["object"]:
+            self.attention_layers = [read_by(network, layer) for layer in self.layers]
+            self.attention.extend(
+                ObjectAttention(network.num_channels(layer), num_categories)
+                for layer in self.attention_layers
+            )
+        self.taps = tuple(dict.fromkeys([*self.layers, *self.attention_layers]))
 
     def loss_terms(
         self, activations: Mapping[str, Tensor], labels: Tensor, logits: Tensor, epoch: int
@@ -130,9 +155,15 @@ class EquivariantParts(nn.Module):
         """``<layer>/<term>`` for all terms but the equivariance; see `FilterObjective`."""
         self._latest.clear()
         terms = {}
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             with torch.autocast(labels.device.type, enabled=False):
-                found = self._terms(layer, self._places(layer, activations[layer], labels))
+                places = self._places(layer, activations[layer], labels)
+                found = self._terms(layer, places)
+                if self.attention_layers:
+                    maps = activations[self.attention_layers[number]]
+                    attention = self.attention[number]
+                    logits = attention(maps, activations[layer].shape[2:])
+                    found |= self._object_terms(places, logits, labels)
             terms.update({f"{layer}/{name}": value for name, value in found.items()})
         return terms
 
@@ -187,8 +218,9 @@ class EquivariantParts(nn.Module):
         size = (maps.shape[2], maps.shape[3])
         cells = functional.cell_positions(size, self._grids[layer][0], self._image_size, maps)
         ranges = functional.response_range(maps, member, self.training)
-        found = functional.soft_positions(maps, ranges, self.sharpness, cells)
-        return _Places(member, maps.amax((2, 3)), *found)
+        weights = functional.cell_weights(maps, ranges, self.sharpness)
+        found = functional.soft_positions(weights, cells)
+        return _Places(member, maps.amax((2, 3)), *found, weights, cells)
 
     def _terms(self, layer: str, places: _Places) -> dict[str, Tensor]:
         """All terms but the equivariance, weighted; those of weight 0 are left out."""
@@ -215,6 +247,26 @@ class EquivariantParts(nn.Module):
             ),
         }
         return {name: weights[name] * term() for name, term in terms.items() if weights[name]}
+
+    def _object_terms(self, places: _Places, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Coverage and object, weighted, and the term that learns where the object is."""
+        across, weights = self.training, self.weights
+        present = membership_of(labels, self.num_categories, logits)
+        attention = functional.object_attention(logits).to(places.weights.dtype)
+        everywhere = present[..., None].expand_as(logits)
+        terms = {"attention": functional.presence(logits, everywhere, 1 - everywhere, across)}
+        assignment = nn.functional.one_hot(self._groups_of_filters(places.member))
+        groups = functional.group_means(places.positions, assignment.to(places.positions))
+        if weights["coverage"]:
+            distance = functional.coverage(groups, places.cells, attention, present, across)
+            terms["coverage"] = weights["coverage"] * distance
+        if weights["object"]:
+            categories = self._groups_of_filters(places.member) % self.num_categories
+            beside = functional.off_object(
+                places.weights, attention, categories, places.member, across
+            )
+            terms["object"] = weights["object"] * beside
+        return terms
 
     def _rivals(self, groups: Tensor) -> Tensor:
         """Which groups must keep apart: those of one category, without its first, ``(G, G)``."""
@@ -257,6 +309,28 @@ def before_relu(network: Backbone, layer: str) -> str:
     siblings = [key for key, _ in holder.named_children()]
     position = siblings.index(own)
     return f"{name}.{siblings[position - 1]}" if position else layer
+
+
+def read_by(network: Backbone, layer: str) -> str:
+    """The map that a layer computes its responses from, or `layer` where that cannot be told.
+
+    Args:
+        network: holds the layer.
+        layer: dotted name of a convolution, or of a normalisation behind it.
+    """
+    name, _, own = layer.rpartition(".")
+    holder = network.get_submodule(name)
+    if not isinstance(holder, nn.Sequential | ConvolutionalHead):
+        return layer
+    siblings = dict(holder.named_children())
+    before = list(siblings)[: list(siblings).index(own) + 1]
+    while before and isinstance(siblings[before[-1]], nn.Conv2d | nn.BatchNorm2d):
+        before.pop()
+    if before:
+        return f"{name}.{before[-1]}"
+    # With cached activations, the last step of a frozen chain does not run.
+    open_chain = name == "head" and network.chain[-1] != network.prefix
+    return network.chain[-1] if open_chain else layer
 
 
 @torch.no_grad()

@@ -59,7 +59,9 @@ def test_positions_agree_with_loops(maps, member, cells):
         rises = [(maps[n, k].max() - maps[n, k].mean()).item() for n in range(N) if member[n, k]]
         expected = sum(rises) / len(rises) if rises else 0.0
         assert ranges[k].item() == pytest.approx(expected)
-    positions, spreads = functional.soft_positions(maps, ranges, 7.0, cells)
+    positions, spreads = functional.soft_positions(
+        functional.cell_weights(maps, ranges, 7.0), cells
+    )
     for n in range(N):
         for k in range(K):
             factor = 7.0 / (ranges[k].item() or 1.0)
@@ -70,10 +72,10 @@ def test_positions_agree_with_loops(maps, member, cells):
 
 def test_a_sharp_softmax_finds_the_peak_and_a_flat_one_the_middle(maps, cells):
     ones = torch.ones(K).double()
-    positions, spreads = functional.soft_positions(maps, ones, 1e5, cells)
+    positions, spreads = functional.soft_positions(functional.cell_weights(maps, ones, 1e5), cells)
     torch.testing.assert_close(positions, cells[maps.flatten(2).argmax(2)])
     torch.testing.assert_close(spreads, torch.zeros(N, K).double())
-    positions, spreads = functional.soft_positions(maps, ones, 1e-9, cells)
+    positions, spreads = functional.soft_positions(functional.cell_weights(maps, ones, 1e-9), cells)
     torch.testing.assert_close(positions, cells.mean(0).expand(N, K, 2))
     variance = cells.var(0, correction=0).sum()
     torch.testing.assert_close(spreads, variance.expand(N, K))
@@ -211,10 +213,63 @@ def test_tether_by_hand_and_without_a_pull_on_its_anchor():
     assert gradient[0, 2].tolist() == [0, 0]
 
 
+def test_responses_beside_the_object_agree_with_loops(maps, member):
+    weights = functional.cell_weights(maps, torch.ones(K).double(), 2.0)
+    attention = torch.rand(N, 2, weights.shape[2]).double()
+    categories = torch.tensor([0, 1, 0, 0])
+    found = functional.off_object(weights, attention, categories, member)
+    shares = []
+    for n in range(N):
+        for k in range(K):
+            if member[n, k]:
+                beside = 1 - attention[n, categories[k]]
+                shares.append(sum(w * b for w, b in zip(weights[n, k], beside, strict=True)))
+    assert found.item() == pytest.approx(float(sum(shares)) / len(shares))
+    everywhere = functional.off_object(weights, attention * 0 + 1, categories, member)
+    assert everywhere.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_coverage_agrees_with_loops(cells):
+    """Groups 0 and 2 are of category 0, group 1 is of category 1."""
+    groups, attention = torch.rand(N, G, 2).double(), torch.rand(N, 2, len(cells)).double()
+    present = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 0], [0, 1]]).double()
+    total, weight = 0.0, 0.0
+    for n in range(N):
+        for c, own in ((0, (0, 2)), (1, (1,))):
+            for p in range(len(cells)):
+                if present[n, c]:
+                    nearest = min((groups[n, g] - cells[p]).square().sum().item() for g in own)
+                    weight += attention[n, c, p].item()
+                    total += attention[n, c, p].item() * nearest
+    found = functional.coverage(groups, cells, attention, present)
+    assert found.item() == pytest.approx(total / weight)
+
+
+def test_coverage_by_hand():
+    """Two cells, .2 apart: .01 from the middle of them, 0 with a group on each."""
+    cells = torch.tensor([[0.4, 0.5], [0.6, 0.5]]).double()
+    ones = torch.ones(1, 1, 2).double()
+    between, on_both = torch.tensor([[[0.5, 0.5]]]).double(), cells[None]
+    present = torch.ones(1, 1).double()
+    assert functional.coverage(between, cells, ones, present).item() == pytest.approx(0.01)
+    assert functional.coverage(on_both, cells, ones, present).item() == 0
+    first = ones * torch.tensor([1.0, 0.0]).double()  # the second is not of the object
+    assert functional.coverage(cells[None, :1], cells, first, present).item() == 0
+    assert functional.coverage(between, cells, ones, 0 * present).item() == 0
+
+
+def test_attention_by_hand_and_without_gradient():
+    logits = torch.tensor([-1.0, 0.0, math.log(3.0), 50.0], requires_grad=True)
+    found = functional.object_attention(logits)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5, 1.0]))
+    assert not found.requires_grad
+
+
 def everything(maps, cells, member):
     """All terms, as a function of the maps."""
-    ones = torch.ones(K).double()
-    positions, spreads = functional.soft_positions(maps, ones, 3.0, cells)
+    weights = functional.cell_weights(maps, torch.ones(K).double(), 3.0)
+    positions, spreads = functional.soft_positions(weights, cells)
+    attention = torch.linspace(0, 1, N * len(cells)).view(N, 1, -1).double()
     assignment = torch.nn.functional.one_hot(torch.arange(K) % G).double()
     groups = functional.group_means(positions, assignment)
     rivals = 1 - torch.eye(G).double()
@@ -227,6 +282,8 @@ def everything(maps, cells, member):
             functional.repulsion(groups, 0.5, rivals, member[:, :G]),
             functional.tether(groups, groups[:, [0] * G], 0.01, member[:, :G]),
             functional.agreement(positions, groups, assignment, member),
+            functional.off_object(weights, attention, torch.zeros(K).long(), member),
+            functional.coverage(groups, cells, attention, member[:, :1]),
         ]
     )
 
@@ -243,4 +300,4 @@ def test_all_terms_pass_gradcheck(maps, cells, member):
 
 
 def test_without_images_every_term_is_zero(maps, cells, member):
-    assert torch.equal(everything(maps, cells, 0 * member)[1:], torch.zeros(5).double())
+    assert torch.equal(everything(maps, cells, 0 * member)[1:], torch.zeros(7).double())

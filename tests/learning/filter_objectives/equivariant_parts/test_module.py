@@ -10,13 +10,18 @@ from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.data.views import View
 from interp_train.learning.filter_objectives.equivariant_parts import functional
-from interp_train.learning.filter_objectives.equivariant_parts.module import EquivariantParts
+from interp_train.learning.filter_objectives.equivariant_parts.layers import ObjectAttention
+from interp_train.learning.filter_objectives.equivariant_parts.module import (
+    EquivariantParts,
+    read_by,
+)
 from interp_train.protocols import FilterObjective, ViewObjective
 from interp_train.structures import BACKGROUND, ViewBatch
 
 FILTERS, SIDE, CATEGORIES = 8, 12, 2
 LAYER = "head.convolution_2"
-WEIGHTS = ("presence", "equivariance", "concentration", "repulsion", "tether", "agreement")
+WEIGHTS = ("presence", "equivariance", "concentration", "coverage", "object", "agreement",
+           "repulsion", "tether")  # fmt: skip
 
 
 def small_network(num_outputs=CATEGORIES):
@@ -32,8 +37,11 @@ def small_network(num_outputs=CATEGORIES):
 def attached(num_categories=CATEGORIES, **options):
     torch.manual_seed(3)
     network = small_network(num_categories)
-    objective = EquivariantParts(**{"num_groups": 4, "repulsion_radius": 0.3, **options})
+    older = {"repulsion_weight": 0.5, "tether_weight": 10.0, "repulsion_radius": 0.3}
+    objective = EquivariantParts(**{"num_groups": 4, **older, **options})
     objective.attach(network, num_categories)
+    for attention in objective.attention:
+        nn.init.normal_(attention.score.weight)
     return network.train(), objective.train()
 
 
@@ -55,7 +63,7 @@ def view_batch(photos=4, num_categories=CATEGORIES, seed=0):
 
 
 def terms_of(network, objective, batch):
-    with ActivationTap(network, objective.layers) as tap:
+    with ActivationTap(network, objective.taps) as tap:
         logits = network(batch.images)
     activations = tap.take()
     terms = objective.loss_terms(activations, batch.labels, logits, 1)
@@ -69,7 +77,7 @@ def test_it_is_an_objective_that_sees_views():
 
 def test_it_reads_what_the_relu_takes():
     network, objective = attached()
-    assert objective.taps == (LAYER,)
+    assert objective.taps == (LAYER, "head.relu_1")  # and what tells the object
     other = EquivariantParts(taps=["head.pool"])
     other.attach(small_network(), CATEGORIES)
     assert other.taps == ("head.pool",)
@@ -85,16 +93,57 @@ def test_filters_are_spread_over_groups_and_categories():
     assert objective.filter_categories(LAYER).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
 
 
+def slow_attention(objective, maps, places):
+    """Logits of the latest batch, from its own mean and variance, cell by cell."""
+    score = objective.attention[0].score
+    mean, deviation = maps.mean((0, 2, 3)), maps.var((0, 2, 3), correction=0)
+    logits = torch.zeros(len(maps), CATEGORIES, SIDE, SIDE)
+    for n, i, j in places:
+        cell = (maps[n, :, i, j] - mean) / (deviation + 1e-5).sqrt()
+        logits[n, :, i, j] = score.weight[:, :, 0, 0] @ cell + score.bias
+    return logits.detach()
+
+
+def slow_object_terms(objective, before, labels, weights, groups):
+    """Coverage, object and what the attention learns, with loops over images and cells."""
+    places = [(n, i, j) for n in range(len(labels)) for i in range(SIDE) for j in range(SIDE)]
+    logits = slow_attention(objective, before, places)
+    total, nearest, there, gone = 0.0, 0.0, [], []
+    beside = []
+    for n, label in enumerate(labels.tolist()):
+        seen = (2 * logits[n].sigmoid() - 1).relu()
+        for c in range(CATEGORIES):
+            sign = -1 if c == label else 1
+            (there if c == label else gone).append(
+                nn.functional.softplus(sign * logits[n, c]).mean()
+            )
+        if label < 0:
+            continue
+        for i in range(SIDE):
+            for j in range(SIDE):
+                x = torch.tensor([(j + 0.5) / SIDE, (i + 0.5) / SIDE])
+                apart = min((groups[n, g] - x).square().sum() for g in (label, label + 2))
+                total, nearest = total + seen[label, i, j], nearest + seen[label, i, j] * apart
+        own = [k for k in range(FILTERS) if k % 4 % CATEGORIES == label]
+        beside += [(weights[n, k].view(SIDE, SIDE) * (1 - seen[label])).sum() for k in own]
+    return {
+        "coverage": nearest / total,
+        "object": sum(beside) / len(beside),
+        "attention": (sum(there) / len(there) + sum(gone) / len(gone)) / 2,
+    }
+
+
 def slow_terms(network, objective, batch):
     """All terms from their definitions, with loops over images, filters and groups."""
-    with torch.no_grad(), ActivationTap(network, [LAYER]) as tap:
+    with torch.no_grad(), ActivationTap(network, [LAYER, "head.relu_1"]) as tap:
         network(batch.images)
     maps = tap.activations[LAYER]
     cells = functional.cell_positions((SIDE, SIDE), network.geometry(LAYER), SIDE, maps)
     category = [k % 4 % CATEGORIES for k in range(FILTERS)]
     member = torch.tensor([[float(label == c) for c in category] for label in batch.labels])
     ranges = functional.response_range(maps, member)
-    u, spread = functional.soft_positions(maps, ranges, 20.0, cells)
+    weights = functional.cell_weights(maps, ranges, 20.0)
+    u, spread = functional.soft_positions(weights, cells)
     groups = torch.stack([(u[:, g] + u[:, g + 4]) / 2 for g in range(4)], dim=1)
     rows = range(len(batch.labels))
     own = [(n, k) for n in rows for k in range(FILTERS) if member[n, k]]
@@ -103,6 +152,8 @@ def slow_terms(network, objective, batch):
         "concentration": sum(spread[n, k] for n, k in own) / len(own),
         "agreement": sum((u[n, k] - groups[n, k % 4]).square().sum() for n, k in own) / len(own),
     }
+    before = tap.activations["head.relu_1"]
+    found |= slow_object_terms(objective, before, batch.labels, weights, groups)
     # Groups 0 and 1 are the first of their categories; 2 and 3 have no rival but them.
     found["repulsion"] = torch.zeros(())
     bound = [(n, g) for n in rows for g in (2, 3) if batch.labels[n] == g % 2]
@@ -131,9 +182,9 @@ def test_terms_agree_with_loops():
     network, objective = attached()
     batch = view_batch()
     expected, found = slow_terms(network, objective, batch), terms_of(network, objective, batch)
-    assert {name.rsplit("/")[-1] for name in found} == set(WEIGHTS)
+    assert {name.rsplit("/")[-1] for name in found} == {*WEIGHTS, "attention"}
     for name, value in found.items():
-        weight = objective.weights[name.rsplit("/")[-1]]
+        weight = objective.weights.get(name.rsplit("/")[-1], 1.0)
         assert value.item() == pytest.approx(weight * float(expected[name]), rel=2e-5), name
     assert found[f"{LAYER}/equivariance"] > 0
     assert found[f"{LAYER}/tether"] > 0
@@ -150,7 +201,50 @@ def test_rivals_share_a_category_and_are_not_its_first():
 def test_a_term_of_weight_zero_is_left_out(name):
     network, objective = attached(**{f"{name}_weight": 0.0})
     found = {key.rsplit("/")[-1] for key in terms_of(network, objective, view_batch())}
-    assert found == set(WEIGHTS) - {name}
+    assert found == {*WEIGHTS, "attention"} - {name}
+
+
+def test_without_the_terms_that_need_it_no_attention_is_learned():
+    network, objective = attached(coverage_weight=0.0, object_weight=0.0)
+    assert objective.taps == (LAYER,)
+    assert not list(objective.parameters())
+    found = {key.rsplit("/")[-1] for key in terms_of(network, objective, view_batch())}
+    assert found == set(WEIGHTS) - {"coverage", "object"}
+
+
+def test_the_attention_finds_the_object_and_moves_nothing_else():
+    """Bright cells occur in images of the category alone, dim ones everywhere."""
+    attention = ObjectAttention(2, 1).train()
+    optimizer = torch.optim.Adam(attention.parameters(), lr=0.1)
+    labels = torch.tensor([1.0, 1.0, 0.0, 0.0])[:, None, None]
+    for step in range(60):
+        torch.manual_seed(step)
+        maps = torch.randn(4, 2, 6, 6) * 0.1
+        maps[:2, :, :3] += 1.0
+        maps.requires_grad_()
+        logits = attention(maps, (6, 6))
+        member = labels.expand_as(logits)
+        loss = functional.presence(logits, member, 1 - member)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert maps.grad is None
+    seen = functional.object_attention(logits).view(4, 6, 6)
+    assert seen[:2, :3].min() > 0.5
+    assert seen[:2, 3:].max() < 0.3
+    assert attention(maps, (12, 12)).shape == (4, 1, 144)
+
+
+def test_it_finds_the_map_that_the_filters_read():
+    network = small_network()
+    assert read_by(network, "head.convolution_2") == "head.relu_1"
+    assert read_by(network, "head.convolution_1") == "relu"  # the chain's last step
+    frozen = Backbone(
+        {"convolution": nn.Conv2d(3, 4, 3, padding=1), "relu": nn.ReLU()}, image_size=SIDE,
+        freeze="relu",
+    )  # fmt: skip
+    frozen.attach_head(ConvolutionalHead(4, 1, in_size=(SIDE, SIDE)))
+    assert read_by(frozen, "head.convolution_1") == "head.convolution_1"
 
 
 def test_views_without_partner_or_transform_have_no_equivariance():
@@ -173,7 +267,8 @@ def test_views_without_partner_or_transform_have_no_equivariance():
 def test_filters_learn_to_follow_a_dot():
     """A dot at a random place; every view shows the whole photo, shifted: R2 rises towards 1."""
     torch.manual_seed(0)
-    network, objective = attached(num_categories=1, repulsion_weight=0.0, tether_weight=0.0)
+    off = ("repulsion", "tether", "coverage", "object")
+    network, objective = attached(num_categories=1, **{f"{name}_weight": 0.0 for name in off})
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for step in range(40):
         batch, _ = dots(step)
@@ -225,7 +320,7 @@ def test_it_is_safe_under_autocast():
 
 
 def test_measurements_by_hand():
-    _, objective = attached(num_categories=1)
+    _, objective = attached(num_categories=1, coverage_weight=0.0, object_weight=0.0)
     maps = torch.full((2, FILTERS, SIDE, SIDE), -50.0)
     maps[0, :, 2, 3] = 50.0  # 1/12 of the side per cell
     maps[1, :, 2, 9] = 50.0
@@ -250,7 +345,7 @@ def step_of_share(number, views):
     batch = ViewBatch(*(field[share] for field in batch))
     batch = batch._replace(images=batch.images.double())
     trained = nn.parallel.DistributedDataParallel(network) if ranked else network
-    with ActivationTap(network, objective.layers) as tap:
+    with ActivationTap(network, objective.taps) as tap:
         logits = trained(batch.images)
     activations = tap.take()
     terms = objective.loss_terms(activations, batch.labels, logits, 1)
