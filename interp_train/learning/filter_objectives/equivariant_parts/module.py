@@ -109,16 +109,9 @@ class EquivariantParts(nn.Module):
             "repulsion": repulsion_weight,
             "tether": tether_weight,
         }
-        if not self.taps:
-            raise ValueError("`taps` must name at least one layer, but got none.")
-        for name, weight in self.weights.items():
-            check_range(f"{name}_weight", weight, 0.0)
-        check_range("sharpness", sharpness, 0.1)
-        check_range("num_groups", num_groups, 1)
-        check_range("repulsion_radius", repulsion_radius, 1e-3)
-        check_range("tether_radius", tether_radius, 0.0)
         self.sharpness, self.num_groups = sharpness, num_groups
         self.repulsion_radius, self.tether_radius = repulsion_radius, tether_radius
+        self._check_options()
         self.layers: list[str] = []
         self.num_categories = 0
         self._image_size = 0
@@ -126,6 +119,16 @@ class EquivariantParts(nn.Module):
         self.attention_layers: list[str] = []
         self.attention = nn.ModuleList()
         self._latest: dict[str, dict[str, Tensor]] = {}
+
+    def _check_options(self) -> None:
+        if not self.taps:
+            raise ValueError("`taps` must name at least one layer, but got none.")
+        for name, weight in self.weights.items():
+            check_range(f"{name}_weight", weight, 0.0)
+        check_range("sharpness", self.sharpness, 0.1)
+        check_range("num_groups", self.num_groups, 1)
+        check_range("repulsion_radius", self.repulsion_radius, 1e-3)
+        check_range("tether_radius", self.tether_radius, 0.0)
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
         """Find the layers before the ReLUs, and where their cells lie in the image."""
