@@ -53,8 +53,8 @@ class EquivariantParts(nn.Module):
 
     Where the object is, is learned beside the network from the image labels (the term
     ``attention``, whose gradient reaches nothing else): cells of what is also seen in images
-    without the category are beside it. Coverage took the place of repulsion and tether, whose
-    weights are therefore 0: repulsion also drives groups to places that move with nothing.
+    without the category are beside it. Coverage stands in the place of repulsion and tether, whose
+    weights are therefore 0; which of the two covers more parts is for ``study=filters`` to say.
 
     Batches without views (`ViewBatch`) have no term ``equivariance``; alone, the others let
     filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
