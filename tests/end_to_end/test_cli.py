@@ -198,12 +198,17 @@ def test_a_study_is_resumed_reused_and_goes_on_after_a_failure(process, tmp_path
         assert [line["status"] for line in csv.DictReader(file)].count("finished") == 2
 
 
+# What an option must be told.
+REQUIRED = {("callbacks", "image_distance"): ["callbacks.image_distance.extractor=run"]}
+
+
 @pytest.mark.parametrize(
     "file", sorted(p.relative_to(REPOSITORY / "conf") for p in (REPOSITORY / "conf").glob("*/*"))
 )
 def test_every_option_of_every_group_composes(file):
     group, option = file.parent.as_posix(), file.stem
     listed = ("backbone", "data", "learning", "filter_objective", "heatmap", "callbacks",
+              "unit_visualizer",
               "trainer", "logger", "experiment")  # fmt: skip
     if group == "study":
         assert compose_config("study", [f"study={option}"])["row_definitions"]
@@ -211,4 +216,5 @@ def test_every_option_of_every_group_composes(file):
         config = compose_config("train", ["callbacks=[dissection]", f"probe_set={option}"])
         assert "_target_" in config["callbacks"]["dissection"]["probe_set"]
     elif group in listed and option != "custom":
-        assert compose_config("train", [f"{group}={option}"])
+        required = REQUIRED.get((group, option), [])
+        assert compose_config("train", [f"{group}={option}", *required])
