@@ -5,7 +5,8 @@ kept in memory and counted after the last batch; where they exceed a budget, the
 tails of their values are kept instead, and the images must be shown a second time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, final
 
 import torch
@@ -107,7 +108,9 @@ class OverlapPasses:
             ValueError: if the cache is full and `num_images` is not known.
         """
         if self.settled:
-            self._count(self._in_all_bases(batch), [batch.labels], grid)
+            self._count_labels(batch.labels)
+            for basis, maps in zip(self.bases, self._in_all_bases(batch), strict=True):
+                basis.tally(maps, [batch.labels], grid)
             return
         self._grid = grid
         self._values_per_image = self.rules.values_per_image(grid, batch.maps.shape[2:].numel())
@@ -142,9 +145,8 @@ class OverlapPasses:
         kept = [self._in_all_bases(batch) for batch in self._kept or []]
         if self._kept is not None:
             self._open(total * int(values))
-            for number, basis in enumerate(self.bases if kept else ()):
-                assert self._grid is not None
-                basis.observe_all([maps[number] for maps in kept], self._grid)
+            if kept:
+                self._at_once(lambda n, grid: self.bases[n].observe_all([m[n] for m in kept], grid))
         for basis in self.bases:
             basis.settle()
         self.settled, self.exchange = True, self.exchange and everywhere
@@ -220,20 +222,35 @@ class OverlapPasses:
         if kept is None:
             return False
         others = exchanged(kept, self.seed, self.device) if self.exchange else []
-        for number, batch in enumerate(kept):
-            assert self._grid is not None
-            labellings = [batch.labels, *others[number : number + 1]]
-            self._count(maps[number], labellings, self._grid)
+        for batch in kept:
+            self._count_labels(batch.labels)
+
+        def count(number: int, grid: PixelGrid) -> None:
+            for index, batch in enumerate(kept):
+                labellings = [batch.labels, *(others[index : index + 1] if number == 0 else ())]
+                self.bases[number].tally(maps[index][number], labellings, grid)
+
+        if kept:
+            self._at_once(count)
         return True
 
-    def _count(self, maps: list[Tensor], labellings: list[Tensor], grid: PixelGrid) -> None:
-        fresh = label_counts(labellings[0], self.scheme)
+    def _at_once(self, work: Callable[[int, PixelGrid], None]) -> None:
+        """Do the work of each basis; on the CPU side by side, since most of it takes one core."""
+        assert self._grid is not None
+        grid, numbers = self._grid, range(len(self.bases))
+        if self.device.type != "cpu" or len(self.bases) == 1:
+            for number in numbers:
+                work(number, grid)
+            return
+        with ThreadPoolExecutor(len(self.bases)) as pool:
+            list(pool.map(lambda number: work(number, grid), numbers))
+
+    def _count_labels(self, labels: Tensor) -> None:
+        fresh = label_counts(labels, self.scheme)
         if self._labels is not None:
             fresh = LabelCounts(*map(torch.add, self._labels, fresh))
         self._labels = fresh
-        self._counted += len(labellings[0])
-        for number, (basis, own) in enumerate(zip(self.bases, maps, strict=True)):
-            basis.tally(own, labellings if number == 0 else labellings[:1], grid)
+        self._counted += len(labels)
 
     def _merged_labels(self) -> LabelCounts:
         counts = self._labels
