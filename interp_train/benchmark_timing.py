@@ -1,9 +1,19 @@
 """Instruments of benchmarks: rounds in turn, ratios within rounds, peak memory."""
 
+import gc
 import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of a function."""
+    gc.collect()
+    start, cpu_start = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def time_ratios(

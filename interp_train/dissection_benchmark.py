@@ -7,13 +7,11 @@ and units that resizes one map at a time.
 """
 
 import functools
-import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from interp_train.activations import ActivationTap
 from interp_train.atomic_files import write_json
 from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.torchvision_backbone import torchvision_backbone
-from interp_train.benchmark_timing import interleaved, resident_peak, time_ratios
+from interp_train.benchmark_timing import interleaved, resident_peak, time_ratios, timed
 from interp_train.checks import check_range
 from interp_train.evaluation.dissection import DissectionMetric
 from interp_train.structures import ConceptBatch
@@ -85,14 +83,6 @@ def concept_names(num_concepts: int) -> dict[str, list[str]]:
     """Names of the concepts of each category."""
     share = num_concepts // _CATEGORIES
     return {f"category {m}": [f"concept {m}.{c}" for c in range(share)] for m in range(_CATEGORIES)}
-
-
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall and processor seconds of a function."""
-    gc.collect()
-    start, cpu_start = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def plain_pass(network: nn.Module, probe: ProbeImages) -> None:

@@ -107,3 +107,21 @@ def print_metrics(metrics: Mapping[str, float]) -> None:
         if key != "epoch":
             table.add_row(key, f"{value:.4f}")
     output_console().print(table)
+
+
+def validation_loader_of(
+    trained: Mapping[str, Any] | None, changes: Mapping[str, Any]
+) -> tuple[Any, str]:
+    """The loader of the validation data and what they are, or None and why."""
+    if not trained and "_target_" not in changes:
+        return None, "no data were given"
+    node = evaluated_data(trained or {}, changes)
+    try:
+        data = build_data(node)
+        data.setup("validate")
+        return data.val_dataloader(), f"the validation data ({data.info.name})"
+    except (OSError, ValueError) as error:
+        if changes:
+            raise  # what was asked for now must work
+        first = str(error).partition(". ")[0]
+        return None, f"the validation data of the run cannot be read here: {first}"

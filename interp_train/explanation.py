@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from interp_train.checks import check_name, check_shape
 from interp_train.data.image_files import image_paths, read_images
 from interp_train.diagnosis.heatmaps.grad_cam import GradCam
-from interp_train.evaluate import evaluated_data
-from interp_train.experiment import build_data, recorded_run
+from interp_train.evaluate import validation_loader_of
+from interp_train.experiment import recorded_run
 from interp_train.explained_images import ExplanationSettings, Question, explanation_of
 from interp_train.protocols import HeatmapMethod
 from interp_train.report.explanation_page import write_explanation
@@ -74,7 +74,7 @@ def explain(
         data.setup("validate")
         loader = data.val_dataloader()
     elif data is None:
-        loader, said = _validation_loader(subject.config.get("data"), {})
+        loader, said = validation_loader_of(subject.config.get("data"), {})
     question = Question(subject, values, files, methods, chosen, loader, said)
     path = source if isinstance(source, str | Path) else subject.source
     record = {
@@ -94,7 +94,7 @@ def explain_command(config: Mapping[str, Any]) -> int:
     methods = build_entries(config.get("heatmaps"), "heatmaps")
     subject = configured_network(config)
     values, files = _network_input(paths, subject, settings)
-    loader, said = _validation_loader(subject.config.get("data"), config.get("data") or {})
+    loader, said = validation_loader_of(subject.config.get("data"), config.get("data") or {})
     question = Question(subject, values, files, methods, settings, loader, said)
     explanation = _explained(dict(config), question)
     for view in explanation.images:
@@ -112,24 +112,6 @@ def _network_input(
         return images.detach().cpu(), ["" for _ in images]
     paths = image_paths(images)
     return read_images(paths, subject.info, settings.fit), [str(path) for path in paths]
-
-
-def _validation_loader(
-    trained: Mapping[str, Any] | None, changes: Mapping[str, Any]
-) -> tuple[Any, str]:
-    """The loader of the validation data and what they are, or None and why."""
-    if not trained and "_target_" not in changes:
-        return None, "no data were given"
-    node = evaluated_data(trained or {}, changes)
-    try:
-        data = build_data(node)
-        data.setup("validate")
-        return data.val_dataloader(), f"the validation data ({data.info.name})"
-    except (OSError, ValueError) as error:
-        if changes:
-            raise  # what was asked for now must work
-        first = str(error).partition(". ")[0]
-        return None, f"the validation data of the run cannot be read here: {first}"
 
 
 def _explained(record: Mapping[str, Any], question: Question) -> Explanation:

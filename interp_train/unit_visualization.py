@@ -16,8 +16,8 @@ from interp_train.atomic_files import write_json
 from interp_train.callbacks.unit_visualizations import captions_of, save_gallery
 from interp_train.checks import check_name, check_range
 from interp_train.data.image_files import image_paths, read_images
-from interp_train.evaluate import evaluated_data
-from interp_train.experiment import DEFAULTS, build_data, recorded_run, write_report
+from interp_train.evaluate import validation_loader_of
+from interp_train.experiment import DEFAULTS, recorded_run, write_report
 from interp_train.protocols import UnitVisualizer
 from interp_train.report.concept_labels import find_labels
 from interp_train.structures import DataInfo
@@ -150,17 +150,15 @@ def _of_data(subject: TrainedNetwork, changes: Mapping[str, Any], most: int) -> 
     """Images of the validation data, spread evenly.
 
     Raises:
-        ValueError: if neither a run nor the configuration names data.
+        ValueError: if there are none: no run, or its data cannot be read here.
     """
-    trained = subject.config.get("data")
-    if not trained and "_target_" not in changes:
+    loader, why = validation_loader_of(subject.config.get("data"), changes)
+    if loader is None:
         raise ValueError(
-            "`images` must be given for a network without a run, but is null. "
-            "Give images=[<files or folders>] or data=<name>."
+            f"`images` must be given for a network without a run whose data can be read, but is "
+            f"null ({why}). Give images=[<files or folders>] or data=<name>."
         )
-    data = build_data(evaluated_data(trained or {}, changes))
-    data.setup("validate")
-    return torch.cat([images for images, _ in loader_batches(data.val_dataloader(), most)])
+    return torch.cat([images for images, _ in loader_batches(loader, most)])
 
 
 class _Task(NamedTuple):

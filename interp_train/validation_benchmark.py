@@ -5,8 +5,8 @@ objects, so that after the round that does not count only what recurs is measure
 random weights is measured once in a run).
 """
 
+import logging
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import nn
 
 from interp_train.atomic_files import write_json
 from interp_train.backbones.torchvision_backbone import torchvision_backbone
-from interp_train.benchmark_timing import interleaved, time_ratios
+from interp_train.benchmark_timing import interleaved, time_ratios, timed
 from interp_train.callbacks.dissection import Dissection
 from interp_train.callbacks.heatmap_panels import HeatmapPanels
 from interp_train.callbacks.part_tracking import PartTracking
@@ -51,11 +51,9 @@ class Validation:
 
     def __call__(self) -> tuple[float, float]:
         """Seconds of one validation with its pictures: wall and processor."""
-        begin, cpu_begin = time.perf_counter(), time.process_time()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers")
-            self.trainer.validate(self.system, self.data, verbose=False)
-        return time.perf_counter() - begin, time.process_time() - cpu_begin
+            return timed(lambda: self.trainer.validate(self.system, self.data, verbose=False))
 
 
 def network_of_data(backbone: str, data: SyntheticData) -> Classifier:
@@ -119,6 +117,7 @@ def benchmark_validation(
         batch_size=batch_size,
     )  # fmt: skip
     data.setup("validate")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     system = network_of_data(backbone, data)
     with tempfile.TemporaryDirectory() as folder:
         steps = {

@@ -22,9 +22,8 @@ from interp_train.data.creatures.species import (
     PART_NAMES,
     SPECIES_NAMES,
 )
-from interp_train.data.photos import whole_batch
-from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
 from interp_train.data.scenes import flipped_at_random
+from interp_train.data.split_loaders import training_loader, validation_loader
 from interp_train.data.synthetic import (
     DRAWING_VERSION,
     FIRST_SAMPLE_ID,
@@ -161,26 +160,22 @@ class CreatureScenesData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[DetectionBatch]:
         """Augmented scenes in an order that follows from (seed, epoch)."""
-        dataset = self.dataset("train")
-        return self._loader(dataset, ShardedTrainSampler(dataset, self.batch_size, self.seed))
+        return training_loader(
+            self.dataset("train"),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+        )
 
     def val_dataloader(self) -> DataLoader[DetectionBatch]:
         """Every validation scene exactly once over all processes."""
-        dataset = self.dataset("val")
-        return self._loader(dataset, ShardedValidationSampler(dataset))
+        return validation_loader(
+            self.dataset("val"), batch_size=self.batch_size, num_workers=self.num_workers
+        )
 
     def test_dataloader(self) -> DataLoader[DetectionBatch]:
         """The validation scenes: no choice is made on them but by the user."""
         return self.val_dataloader()
-
-    def _loader(self, dataset: CreatureScenes, sampler: object) -> DataLoader[DetectionBatch]:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            sampler=sampler,  # type: ignore[arg-type]
-            collate_fn=whole_batch,
-        )
 
     def _species(self, index: int) -> int:
         """Species of picture `index`; all, and scenes without a creature, evenly spread."""

@@ -4,7 +4,7 @@ import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, final
+from typing import NamedTuple, TypeVar, final
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -12,9 +12,8 @@ from torch.utils.data import DataLoader
 from interp_train.checks import check_choice, check_name, check_range
 from interp_train.data.annotation_files import Mistakes
 from interp_train.data.photo_data import SPLITS, check_normalisation, machine_memory
-from interp_train.data.photos import whole_batch
-from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
 from interp_train.data.scenes import Scene, SceneDataset, checked_scenes
+from interp_train.data.split_loaders import training_loader, validation_loader
 from interp_train.structures import DataInfo, DetectionBatch
 
 OTHER_CATEGORIES = ("raise", "leave_out")
@@ -123,27 +122,22 @@ class DetectionData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[DetectionBatch]:
         """Augmented scenes in an order that follows from (seed, epoch)."""
-        dataset = self.dataset("train")
-        return self._loader(dataset, ShardedTrainSampler(dataset, self.batch_size, self.seed))
+        return training_loader(
+            self.dataset("train"),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+        )
 
     def val_dataloader(self) -> DataLoader[DetectionBatch]:
         """Every validation scene exactly once over all processes."""
-        dataset = self.dataset("val")
-        return self._loader(dataset, ShardedValidationSampler(dataset))
+        return validation_loader(
+            self.dataset("val"), batch_size=self.batch_size, num_workers=self.num_workers
+        )
 
     def test_dataloader(self) -> DataLoader[DetectionBatch]:
         """The validation scenes: these collections have two splits."""
         return self.val_dataloader()
-
-    def _loader(self, dataset: SceneDataset, sampler: Any) -> DataLoader[DetectionBatch]:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=whole_batch,
-        )
 
     def _check_objects(self, class_names: Sequence[str]) -> None:
         labels = {int(x) for scene in self._datasets["train"].scenes for x in scene.labels}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from interp_train.checks import check_name, check_range
 from interp_train.counter_random import whole_numbers
-from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
+from interp_train.data.split_loaders import training_loader, validation_loader
 from interp_train.structures import Batch, DataInfo, FactorBatch, ImageBatch
 
 SPLITS = ("train", "val")
@@ -192,27 +192,22 @@ class ArrayData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches in an order that follows from (seed, epoch)."""
-        dataset = self.dataset("train")
-        return self._loader(dataset, ShardedTrainSampler(dataset, self.batch_size, self.seed))
+        return training_loader(
+            self.dataset("train"),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+        )
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every validation image exactly once over all processes."""
-        dataset = self.dataset("val")
-        return self._loader(dataset, ShardedValidationSampler(dataset))
+        return validation_loader(
+            self.dataset("val"), batch_size=self.batch_size, num_workers=self.num_workers
+        )
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The validation images: there are two splits."""
         return self.val_dataloader()
-
-    def _loader(self, dataset: ImageArrays, sampler: Any) -> DataLoader[Batch]:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=whole_batch,
-        )
 
     def _read_all(self) -> None:
         arrays, described = self.read()
@@ -235,8 +230,3 @@ class ArrayData(LightningDataModule, ABC):
             std=(1 / (high - low),) * channels,
             fingerprint=content.hexdigest()[:16],
         )
-
-
-def whole_batch(batch: Any) -> Any:
-    """Collate function of loaders over `ImageArrays`."""
-    return batch

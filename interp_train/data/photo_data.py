@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from interp_train.checks import check_name, check_range
 from interp_train.data.annotation_files import Mistakes
 from interp_train.data.cached_activations import CachedActivations, FrozenPrefix
-from interp_train.data.photos import Appearance, Photo, PhotoDataset, checked_photos, whole_batch
-from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
+from interp_train.data.photos import Appearance, Photo, PhotoDataset, checked_photos
+from interp_train.data.split_loaders import training_loader, validation_loader
 from interp_train.data.views import ViewAugmentation
 from interp_train.structures import BACKGROUND, Batch, DataInfo
 
@@ -190,28 +190,22 @@ class PhotoData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Augmented views in an order that follows from (seed, epoch)."""
-        dataset: Any = self.dataset("train")
-        sampler = ShardedTrainSampler(dataset, self.batch_size, self.seed)
-        return self._loader(dataset, sampler)
+        return training_loader(
+            self.dataset("train"),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+        )
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every validation sample exactly once over all processes."""
-        dataset: Any = self.dataset("val")
-        return self._loader(dataset, ShardedValidationSampler(dataset))
+        return validation_loader(
+            self.dataset("val"), batch_size=self.batch_size, num_workers=self.num_workers
+        )
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The validation samples: these collections have two splits."""
         return self.val_dataloader()
-
-    def _loader(self, dataset: Any, sampler: Any) -> DataLoader[Batch]:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            collate_fn=whole_batch,
-        )
 
     def _read_all(self) -> None:
         collection = self.read()

@@ -330,8 +330,3 @@ class PhotoDataset(Dataset[Batch]):
     def __getstate__(self) -> dict[str, Any]:
         """Without decoded photos, which each worker process decodes for itself."""
         return {**self.__dict__, "_kept": {}}
-
-
-def whole_batch(batch: Any) -> Any:
-    """Collate function of loaders whose data sets make whole batches."""
-    return batch

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from interp_train.checks import check_range
 from interp_train.data.photo_data import check_normalisation
-from interp_train.data.photos import whole_batch
 from interp_train.data.samplers import ShardedValidationSampler
+from interp_train.data.split_loaders import whole_batch
 from interp_train.data.views import View, normalised
 from interp_train.structures import BACKGROUND, ConceptBatch
 

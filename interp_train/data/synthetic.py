@@ -24,9 +24,10 @@ from interp_train.data.creatures.species import (
     PART_NAMES,
     SPECIES_NAMES,
 )
-from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
+from interp_train.data.samplers import ShardedValidationSampler
+from interp_train.data.split_loaders import training_loader, validation_loader
 from interp_train.data.synthetic_changes import PictureAugmentation
-from interp_train.data.synthetic_dataset import MEAN, STD, SyntheticDataset, whole_batch
+from interp_train.data.synthetic_dataset import MEAN, STD, SyntheticDataset
 from interp_train.structures import BACKGROUND, ConceptBatch, DataInfo, PartBatch
 
 TASKS = ("species", "creature_vs_background")
@@ -139,15 +140,18 @@ class SyntheticData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[PartBatch]:
         """Augmented batches in an order that follows from (seed, epoch)."""
-        dataset = self.dataset("train")
-        sampler = ShardedTrainSampler(dataset, self.batch_size, self.seed)
-        return self._loader(dataset, sampler=sampler, collate_fn=whole_batch)
+        return training_loader(
+            self.dataset("train"),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            seed=self.seed,
+        )
 
     def val_dataloader(self) -> DataLoader[PartBatch]:
         """Every validation picture exactly once over all processes."""
-        dataset = self.dataset("val")
-        sampler = ShardedValidationSampler(dataset)
-        return self._loader(dataset, sampler=sampler, collate_fn=whole_batch)
+        return validation_loader(
+            self.dataset("val"), batch_size=self.batch_size, num_workers=self.num_workers
+        )
 
     def test_dataloader(self) -> DataLoader[PartBatch]:
         """The validation pictures: no choice is made on them but by the user."""
@@ -156,8 +160,12 @@ class SyntheticData(LightningDataModule):
     def concept_dataloader(self, split: str = "val") -> DataLoader[ConceptBatch]:
         """Pictures with dense concept labels, not augmented, each once over all processes."""
         dataset = self.dataset(split)
-        return self._loader(
-            list(ShardedValidationSampler(dataset)), collate_fn=dataset.concept_batch
+        indices: Any = list(ShardedValidationSampler(dataset))
+        return DataLoader(
+            indices,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=dataset.concept_batch,
         )
 
     def concept_maps(self, sample_ids: Tensor) -> Tensor:
@@ -175,11 +183,6 @@ class SyntheticData(LightningDataModule):
                 f"{sample_ids.tolist()}. Take the batches of `val_dataloader`."
             )
         return self.dataset("val").concept_maps(indices.tolist())
-
-    def _loader(self, dataset: Any, **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            dataset, batch_size=self.batch_size, num_workers=self.num_workers, **options
-        )
 
     def _species(self, index: int) -> int:
         """Species of picture `index` of a split; all, and the background, evenly spread."""

@@ -151,11 +151,6 @@ class SyntheticDataset(Dataset[PartBatch]):
         return torch.from_numpy(np.stack([*maps, scenes.astype(np.uint8)], axis=1))
 
 
-def whole_batch(batch: PartBatch) -> PartBatch:
-    """Collate function of loaders over `SyntheticDataset`."""
-    return batch
-
-
 def _stack(drawings: Sequence[Drawing]) -> Truth:
     return Truth(
         images=np.stack([drawing.image for drawing in drawings]),

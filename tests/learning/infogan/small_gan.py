@@ -9,8 +9,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from interp_train.backbones.gan_trunk import gan_trunk
-from interp_train.data.image_arrays import Arrays, ImageArrays, whole_batch
+from interp_train.data.image_arrays import Arrays, ImageArrays
 from interp_train.data.samplers import ShardedTrainSampler, ShardedValidationSampler
+from interp_train.data.split_loaders import whole_batch
 from interp_train.learning.infogan.layers import Generator
 from interp_train.learning.infogan.module import InfoGan
 from interp_train.structures import DataInfo
