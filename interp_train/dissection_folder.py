@@ -19,7 +19,7 @@ from interp_train.callbacks.pinned_images import write_record
 from interp_train.callbacks.probe_set import ProbeSet
 from interp_train.commands import print_rows
 from interp_train.evaluation.layer_dissection import LayerDissection, UnitRow, as_entries
-from interp_train.experiment import DEFAULTS, build_data, recorded_run, write_report
+from interp_train.experiment import DEFAULTS, build_data, recorded_run
 from interp_train.network_dissection import NetworkDissection, dissect
 from interp_train.report.dissections import detectors_table
 from interp_train.targets import build, locate
@@ -44,8 +44,6 @@ def dissect_command(config: Mapping[str, Any]) -> int:
         write_dissection(found, record.folder)
         if subject.config:
             record.update(checkpoint=subject.source)
-        if config["report"]:
-            write_report(record.folder)
     for layer in found.layers.values():
         print_layer(layer)
     for name, formulas in found.formulas.items():

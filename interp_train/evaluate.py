@@ -17,7 +17,6 @@ from interp_train.experiment import (
     build_data,
     build_offered,
     recorded_run,
-    write_report,
 )
 from interp_train.stopwatch import stopwatch_of
 from interp_train.systems import checkpoint_path, load_system
@@ -70,8 +69,6 @@ def evaluate(config: Mapping[str, Any]) -> RunResult:
                 data_licence=data.info.licence,
                 cost=dict(stopwatch_of(trainer).seconds),
             )
-            if config["report"]:
-                write_report(record.folder)
     return RunResult(record.folder, "finished", read_json(record.folder / "result.json"))
 
 

@@ -137,7 +137,8 @@ def beside_main_process() -> bool:
 def recorded_run(config: Mapping[str, Any]) -> Iterator[RunRecord]:
     """A run folder whose status follows what happens inside the block.
 
-    Also opens the log, writes config.yaml and turns signals into `Interrupted`.
+    Also opens the log, writes config.yaml, turns signals into `Interrupted`, and writes the report
+    that the configuration asks for once the status says how the run ended.
     """
     if beside_main_process():
         with logged_to(None), interruptions_raised():
@@ -146,8 +147,11 @@ def recorded_run(config: Mapping[str, Any]) -> Iterator[RunRecord]:
     record = RunRecord(run_folder(config), Path(config["output_dir"]))
     os.environ[FOLDER_VARIABLE] = str(record.folder)
     try:
-        with logged_to(record.folder), interruptions_raised(), status_kept(record, config):
-            yield record
+        with logged_to(record.folder), interruptions_raised():
+            with status_kept(record, config):
+                yield record
+            if config.get("report"):
+                write_report(record.folder)
     finally:
         os.environ.pop(FOLDER_VARIABLE, None)
 
@@ -304,7 +308,7 @@ def build_offered(nodes: Mapping[str, Any] | None, where: str, **offered: Any) -
 
 
 def conclude(config: Mapping[str, Any], trainer: Trainer, record: RunRecord) -> None:
-    """After the last epoch: the line in TensorBoard's table of settings, and the report."""
+    """After the last epoch: the line in TensorBoard's table of settings."""
     if not trainer.is_global_zero or beside_main_process():
         return
     result = read_json(record.folder / "result.json")
@@ -312,8 +316,6 @@ def conclude(config: Mapping[str, Any], trainer: Trainer, record: RunRecord) -> 
         if isinstance(logger, TensorBoardEvents) and result:
             logger.log_result(stored_config(config), result)
             logger.finalize("success")
-    if config["report"]:
-        write_report(record.folder)
 
 
 def write_report(folder: Path) -> None:

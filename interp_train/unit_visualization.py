@@ -17,7 +17,7 @@ from interp_train.callbacks.unit_visualizations import captions_of, save_gallery
 from interp_train.checks import check_name, check_range
 from interp_train.data.image_files import image_paths, read_images
 from interp_train.evaluate import validation_loader_of
-from interp_train.experiment import DEFAULTS, recorded_run, write_report
+from interp_train.experiment import DEFAULTS, recorded_run
 from interp_train.protocols import UnitVisualizer
 from interp_train.report.concept_labels import find_labels
 from interp_train.structures import DataInfo
@@ -177,7 +177,9 @@ def _visualized(config: Mapping[str, Any], task: _Task) -> Visualization:
     methods = {name: normalised_like(m, mean, std) for name, m in task.visualizers.items()}
     layers = [resolved_layer(subject.network, layer) for layer in task.settings.layers]
     place = subject.device
-    with recorded_run({**DEFAULTS, **config, "resume": None}) as record:
+    data = subject.config.get("data") or {}
+    plain = {**DEFAULTS, **config, "data": config.get("data") or data, "resume": None}
+    with recorded_run(plain) as record:
         found = Visualization(record.folder, [], [])
         with evaluation_mode(subject.network):
             try:
@@ -191,7 +193,6 @@ def _visualized(config: Mapping[str, Any], task: _Task) -> Visualization:
         counts = {f"visualization/{g.layer}/units": float(len(g.rows)) for g in found.units}
         counts |= {f"visualization/{g.layer}/images": float(len(g.rows)) for g in found.images}
         write_json(record.folder / "result.json", {"epoch": 0.0, **counts})
-        write_report(record.folder)
     return found
 
 

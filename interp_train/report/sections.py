@@ -121,7 +121,8 @@ def _result_blocks(
 
 def _result_tables(study: StudyData, data: str, writer: Writer) -> Markup:
     runs = [run for row in study.rows for run in study.of(row, data)]
-    layers = [name for name in headlines(runs) if name] or [""]
+    found = headlines(runs)
+    layers = [name for name in found if name] or [""] * bool(found)
     body = Markup().join(
         writer.table(tables.comparison_table(study, data, name)) for name in layers
     )

@@ -36,6 +36,8 @@ def test_the_command_pictures_units_of_a_run_on_its_data(run, tmp_path, command)
     assert str(report) in output
     page = report.read_text()
     assert "What units encode" in page
+    assert "is running" not in page  # it is written once the run has ended
+    assert "What the measures show" not in page  # none was taken: no empty tables
     assert "image 2" in page
     (record,) = tmp_path.rglob("gallery_relu.npz")
     found = np.load(record)
