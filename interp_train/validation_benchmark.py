@@ -2,7 +2,8 @@
 
 Both validate the same network on the same pictures in memory, in turn. The callbacks stay the same
 objects, so that after the round that does not count only what recurs is measured (the network with
-random weights is measured once in a run).
+random weights is measured once in a run). What a run writes once at its end, PDF and SVG, is left
+out; the pictures of the validation itself are drawn and waited for.
 """
 
 import logging
@@ -20,6 +21,7 @@ from interp_train.atomic_files import write_json
 from interp_train.backbones.torchvision_backbone import torchvision_backbone
 from interp_train.benchmark_timing import interleaved, time_ratios, timed
 from interp_train.callbacks.dissection import Dissection
+from interp_train.callbacks.figure_writer import FigureWriter, use_figure_writer
 from interp_train.callbacks.heatmap_panels import HeatmapPanels
 from interp_train.callbacks.part_tracking import PartTracking
 from interp_train.checks import check_range
@@ -48,6 +50,7 @@ class Validation:
             accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[*callbacks],
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
         )  # fmt: skip
+        use_figure_writer(self.trainer, FigureWriter(vector=False))
 
     def __call__(self) -> tuple[float, float]:
         """Seconds of one validation with its pictures: wall and processor."""

@@ -51,10 +51,12 @@ class FigureWriter:
 
     Args:
         capacity: jobs that may wait; a further submission blocks until one is done.
+        vector: whether the latest drawing of a tag is written as PDF and SVG where a job asks.
     """
 
-    def __init__(self, capacity: int = 16) -> None:
+    def __init__(self, capacity: int = 16, *, vector: bool = True) -> None:
         self._jobs: queue.Queue[FigureJob | None] = queue.Queue(capacity)
+        self._writes_vector = vector
         self._vector: dict[str, FigureJob] = {}
         self._error: tuple[str, Exception] | None = None
         self._thread: threading.Thread | None = None
@@ -85,7 +87,7 @@ class FigureWriter:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if job.vector:
+            if job.vector and self._writes_vector:
                 self._vector[job.tag] = job
             self._attempt(job, _write_pixels)
         for job in self._vector.values():
@@ -158,6 +160,11 @@ def figure_writer_of(trainer: Trainer) -> FigureWriter:
     if trainer not in _WRITERS:
         _WRITERS[trainer] = FigureWriter()
     return _WRITERS[trainer]
+
+
+def use_figure_writer(trainer: Trainer, writer: FigureWriter) -> None:
+    """Have a trainer's figures written by `writer`; before the first is submitted."""
+    _WRITERS[trainer] = writer
 
 
 def submit_figure(trainer: Trainer, tag: str, draw: Draw, *, vector: bool = False) -> None:

@@ -207,9 +207,10 @@ def overlap_counts(
     counter = _Counter(labellings, levels, scheme, union)
     num_levels = levels.shape[1]
     for images, units, pixels, values in pieces:
-        # Index of the first level that the pixel exceeds.
-        rank = (values[:, None] <= levels[units, : num_levels - 1]).sum(1)
-        counter.add(images, units * num_levels + rank, pixels)
+        if num_levels > 1:  # index of the first level that the pixel exceeds
+            rank = (values[:, None] <= levels[units, : num_levels - 1]).sum(1)
+            units = units * num_levels + rank
+        counter.add(images, units, pixels)
     return counter.counts()
 
 

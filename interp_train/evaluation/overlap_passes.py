@@ -5,8 +5,7 @@ kept in memory and counted after the last batch; where they exceed a budget, the
 tails of their values are kept instead, and the images must be shown a second time.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -145,8 +144,9 @@ class OverlapPasses:
         kept = [self._in_all_bases(batch) for batch in self._kept or []]
         if self._kept is not None:
             self._open(total * int(values))
-            if kept:
-                self._at_once(lambda n, grid: self.bases[n].observe_all([m[n] for m in kept], grid))
+            if self._grid is not None:
+                for number, basis in enumerate(self.bases):
+                    basis.observe_all([maps[number] for maps in kept], self._grid)
         for basis in self.bases:
             basis.settle()
         self.settled, self.exchange = True, self.exchange and everywhere
@@ -222,28 +222,13 @@ class OverlapPasses:
         if kept is None:
             return False
         others = exchanged(kept, self.seed, self.device) if self.exchange else []
-        for batch in kept:
+        for index, batch in enumerate(kept):
+            assert self._grid is not None
             self._count_labels(batch.labels)
-
-        def count(number: int, grid: PixelGrid) -> None:
-            for index, batch in enumerate(kept):
+            for number, basis in enumerate(self.bases):
                 labellings = [batch.labels, *(others[index : index + 1] if number == 0 else ())]
-                self.bases[number].tally(maps[index][number], labellings, grid)
-
-        if kept:
-            self._at_once(count)
+                basis.tally(maps[index][number], labellings, self._grid)
         return True
-
-    def _at_once(self, work: Callable[[int, PixelGrid], None]) -> None:
-        """Do the work of each basis; on the CPU side by side, since most of it takes one core."""
-        assert self._grid is not None
-        grid, numbers = self._grid, range(len(self.bases))
-        if self.device.type != "cpu" or len(self.bases) == 1:
-            for number in numbers:
-                work(number, grid)
-            return
-        with ThreadPoolExecutor(len(self.bases)) as pool:
-            list(pool.map(lambda number: work(number, grid), numbers))
 
     def _count_labels(self, labels: Tensor) -> None:
         fresh = label_counts(labels, self.scheme)

@@ -61,9 +61,14 @@ def random_rotation(num_units: int, seed: int) -> Tensor:
 
 
 def rotated(maps: Tensor, rotation: Tensor) -> Tensor:
-    """Maps of the rotated units, float64 ``(N, K, h, w)``."""
-    turned: Tensor = torch.tensordot(rotation.to(maps.device), maps.double(), ([1], [1]))
-    return turned.transpose(0, 1)
+    """Maps of the rotated units, float32 ``(N, K, h, w)``.
+
+    Image by image, so that on the CPU no bit depends on the images of the batch.
+    """
+    matrix = rotation.to(maps.device, torch.float32).expand(len(maps), -1, -1)
+    with torch.autocast(maps.device.type, enabled=False):
+        turned = torch.bmm(matrix, maps.flatten(2).float())
+    return turned.view(maps.shape)
 
 
 @final

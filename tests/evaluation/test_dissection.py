@@ -127,11 +127,21 @@ def test_the_rotated_basis_is_dissected_by_the_same_rule():
     metric.compute()
     rotation = random_rotation(UNITS, 3).numpy()
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(UNITS), atol=1e-12)
-    turned = np.einsum("uk,nkhw->nuhw", rotation, maps.half().double().numpy())
-    turned = torch.from_numpy(turned).half().float()
-    iou, _, _ = slow_dissection(turned, labels, 0.1, "feature", "paper")
+    turned = rotated(maps.half(), torch.from_numpy(rotation))
+    expected = np.einsum("uk,nkhw->nuhw", rotation, maps.half().double().numpy())
+    np.testing.assert_allclose(turned.numpy(), expected, rtol=0, atol=1e-5)
+    iou, _, _ = slow_dissection(turned.half().float(), labels, 0.1, "feature", "paper")
     np.testing.assert_array_equal(metric.result.rotated_iou[:, 0].numpy(), iou)
-    assert torch.equal(rotated(maps, torch.eye(UNITS).double()), maps.double())
+    assert torch.equal(rotated(maps, torch.eye(UNITS).double()), maps)
+
+
+def test_rotated_maps_of_an_image_do_not_depend_on_its_batch():
+    generator = torch.Generator().manual_seed(0)
+    for units, height, width in ((5, 1, 1), (7, 3, 3), (96, 7, 7), (512, 13, 13)):
+        maps = torch.rand(9, units, height, width, generator=generator).half()
+        whole = rotated(maps, random_rotation(units, 1))
+        parts = [rotated(part, random_rotation(units, 1)) for part in maps.split((1, 2, 6))]
+        assert torch.equal(torch.cat(parts), whole)
 
 
 def test_masks_are_exchanged_between_images():
