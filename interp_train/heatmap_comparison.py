@@ -5,7 +5,7 @@ weight-randomisation check on pinned validation images, beside random and oracle
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from interp_train.protocols import HeatmapMethod
 from interp_train.report.heatmap_quality_page import (
     HeatmapQuality,
     MethodQuality,
+    page_path,
     quality_table,
     write_quality,
 )
@@ -122,12 +123,13 @@ def evaluate_heatmaps_command(config: Mapping[str, Any]) -> int:
     data = build_data(evaluated_data(subject.config.get("data") or {}, changes))
     data.setup("validate")
     with recorded_run({**config, "resume": None}) as run:
-        quality = compare_heatmaps(subject, data, methods, settings, run.folder, progress=True)
-        page = write_quality(quality)
+        quality = compare_heatmaps(
+            subject, data, methods, settings, run.folder, progress=True, found=write_quality
+        )
         run.update(data_fingerprint=data.info.fingerprint, data_licence=data.info.licence)
     table = quality_table(quality)
     print_rows([dict(zip(table.columns, row, strict=True)) for row in table.rows])
-    print(f"comparison: {page}")
+    print(f"comparison: {page_path(quality.folder)}")
     return 0
 
 
@@ -139,8 +141,9 @@ def compare_heatmaps(
     folder: Path,
     *,
     progress: bool = False,
+    found: Callable[[HeatmapQuality], object] | None = None,
 ) -> HeatmapQuality:
-    """Measure every method on the same pinned images; nothing is written.
+    """Measure every method on the same pinned images.
 
     Args:
         subject: the network.
@@ -149,6 +152,7 @@ def compare_heatmaps(
         settings: what is measured.
         folder: where the result will be written.
         progress: shows a bar in a terminal, and lines elsewhere.
+        found: told after each method what is known so far, so that a stopped comparison keeps it.
 
     Raises:
         ValueError: if no image says where the evidence should lie.
@@ -159,10 +163,6 @@ def compare_heatmaps(
     named: Iterable[tuple[str, HeatmapMethod]] = methods.items()
     if progress:
         named = shown_progress(named, "comparing heatmap methods", len(methods))
-    measured = [
-        _measured(subject, method, pinned, settings, name=name, examples=rows)
-        for name, method in named
-    ]
     setting = {
         "data": data.info.name,
         "images": len(pinned.images),
@@ -172,16 +172,25 @@ def compare_heatmaps(
         "stability and randomisation on": f"{settings.stability_images} images",
         "seed": settings.seed,
     }
-    return HeatmapQuality(
+    quality = HeatmapQuality(
         folder=folder,
         network=subject.source,
         setting=setting,
-        methods=[found for found, _ in measured],
-        baselines=_baselines(subject, pinned, settings, measured[0][1]),
+        methods=[],
+        baselines=[],
         examples=pixels_of_input(pinned.images[rows], subject.info),
         titles=[pinned.titles[row] for row in rows],
         outlines=pinned.masks[rows],
     )
+    for name, method in named:
+        measured, stated = _measured(subject, method, pinned, settings, name=name, examples=rows)
+        quality = quality._replace(
+            methods=[*quality.methods, measured],
+            baselines=quality.baselines or _baselines(subject, pinned, settings, stated),
+        )
+        if found is not None:
+            found(quality)
+    return quality
 
 
 def _measured(

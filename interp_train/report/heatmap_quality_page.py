@@ -113,9 +113,14 @@ def write_quality(quality: HeatmapQuality) -> Path:
         examples=Markup(pictures), version=interp_train.__version__,
         measures=[(heading, text) for name, heading, _, text in COLUMNS if name in shown],
     )  # fmt: skip
-    path = folder / "heatmap_quality.html"
+    path = page_path(folder)
     write_text(path, page)
     return path
+
+
+def page_path(folder: Path) -> Path:
+    """The page of a comparison."""
+    return folder / "heatmap_quality.html"
 
 
 def quality_table(quality: HeatmapQuality) -> Table:

@@ -15,7 +15,7 @@ from interp_train.heatmap_comparison import (
     compare_heatmaps,
     evidence_masks,
 )
-from interp_train.report.heatmap_quality_page import quality_table
+from interp_train.report.heatmap_quality_page import page_path, quality_table, write_quality
 from interp_train.structures import PartBatch
 from interp_train.targets import trust
 from interp_train.trained_network import trained_network
@@ -76,6 +76,21 @@ def test_planted_methods_get_their_places(quality):
     assert square["max_sensitivity"] == 0
     assert square["randomisation_similarity"] == pytest.approx(1)
     assert not any(name.endswith(("_random", "_oracle")) for name in square)
+
+
+def test_a_comparison_that_fails_keeps_the_methods_before(run, tmp_path):
+    def failing(network, images, target):
+        raise RuntimeError("no")
+
+    settings = ComparisonSettings(num_images=4, stability_images=0, example_images=1, num_steps=2)
+    with pytest.raises(RuntimeError, match="^no$"):
+        compare_heatmaps(
+            trained_network(run), SquareData(), {"square": Square(), "failing": failing}, settings,
+            tmp_path, found=write_quality,
+        )  # fmt: skip
+    written = json.loads((tmp_path / "heatmap_quality.json").read_text(encoding="utf-8"))
+    assert list(written["measures"]) == ["square", "random", "centre", "oracle"]
+    assert page_path(tmp_path).is_file()
 
 
 def test_the_faithfulness_of_a_method_is_that_of_the_metric_alone(quality, run):
