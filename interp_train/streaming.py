@@ -26,6 +26,7 @@ from interp_train.collectives import (
 )
 
 _BLOCK = 4_194_304  # values that are selected from at once
+_SELECTED = 262_144  # the same, where they stand in memory already
 
 
 def tail_size(share: float, count: int) -> int:
@@ -159,10 +160,10 @@ class TailTopK:
         total = self.total()
         k = min(self.capacity, total) if k is None else k
         check_range("k", k, 0, min(self.capacity, total))
-        rows = torch.cat(self._rows, 1) if self._rows else torch.zeros(0, 0, device=self.device)
+        rows = self._rows[0] if self._rows else torch.zeros(0, 0, device=self.device)
         if num_processes() > 1:
             rows = self._gathered(rows, k)
-        return rows.topk(k).values
+        return _largest_of([rows], k, ordered=True)
 
     def total(self) -> int:
         """How many values per unit the streams of all processes had; a collective."""
@@ -182,11 +183,17 @@ class TailTopK:
             self._pairs = []
             self._rows.append(_dense_rows(units, values, self._num_units))
         if len(self._rows) > 1 or (self._rows and self._rows[0].shape[1] > self.capacity):
-            rows = torch.cat(self._rows, 1)
-            kept = min(self.capacity, rows.shape[1])
-            self._rows = [rows.topk(kept, sorted=False).values]
+            kept = min(self.capacity, sum(rows.shape[1] for rows in self._rows))
+            self._rows = [_largest_of(self._rows, kept)]
         if self._rows and self._rows[0].shape[1] == self.capacity:
             self._bound = self._rows[0].amin(1)
+
+
+def _largest_of(parts: Sequence[Tensor], k: int, *, ordered: bool = False) -> Tensor:
+    """The k largest values of each unit over parts ``(U, n)``; what selecting takes stays small."""
+    step = max(1, _SELECTED // max(1, sum(part.shape[1] for part in parts)))
+    blocks = zip(*(torch.split(part, step) for part in parts), strict=True)
+    return torch.cat([torch.cat(block, 1).topk(k, sorted=ordered).values for block in blocks])
 
 
 def _dense_rows(units: Tensor, values: Tensor, num_units: int) -> Tensor:
