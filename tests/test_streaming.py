@@ -134,3 +134,15 @@ def test_moments_by_hand():
     nothing = moments_of(torch.zeros(1, 0))
     assert nothing.variance().tolist() == [0.0]
     assert nothing.merged(nothing).mean.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("length", [640, 999, 5000])
+def test_few_of_many_are_selected_like_all(length):
+    generator = torch.Generator().manual_seed(length)
+    values = torch.randint(-40, 40, (7, length), generator=generator).float()  # many equal ones
+    values[1], values[2] = 3.0, torch.arange(length)
+    values[3] = -values[2]
+    tail = TailTopK(5)
+    tail.add_parts([values.half()[:, :300], values.half()[:, 300:]])
+    expected = values.half().float().sort(1, descending=True).values[:, :5]
+    assert torch.equal(tail.largest(), expected)

@@ -38,6 +38,22 @@ class ActivePixels(NamedTuple):
     values: Tensor
 
 
+class ActiveRows(NamedTuple):
+    """Short rows of pixels, of which at least one may exceed the unit's level; R of them.
+
+    Attributes:
+        images: row of the image, long ``(R,)``.
+        units: index of the unit, long ``(R,)``.
+        first: flat index of the first pixel, row by row, long ``(R,)``.
+        values: what the upsampled map has there, float32 ``(R, longest)``; NaN beyond the end.
+    """
+
+    images: Tensor
+    units: Tensor
+    first: Tensor
+    values: Tensor
+
+
 class Axis(NamedTuple):
     """Pixels along one axis, in runs that lie between the same two cells.
 
@@ -121,6 +137,16 @@ def _axis(cells: int, pixels: int, stride: float, offset: float) -> Axis:
 def active_pixels(maps: Tensor, levels: Tensor, grid: PixelGrid) -> Iterator[ActivePixels]:
     """All pixels in which a unit's upsampled map exceeds its level, in pieces.
 
+    The arguments and errors of `active_rows`.
+    """
+    for images, units, first, values in active_rows(maps, levels, grid):
+        row, column = (values > levels.float()[units, None]).nonzero().unbind(1)
+        yield ActivePixels(images[row], units[row], first[row] + column, values[row, column])
+
+
+def active_rows(maps: Tensor, levels: Tensor, grid: PixelGrid) -> Iterator[ActiveRows]:
+    """Rows of pixels with all those in which a unit's upsampled map exceeds its level, in pieces.
+
     Reads sizes from the device, which waits for it.
 
     Args:
@@ -159,7 +185,7 @@ def _windows(above: Tensor, grid: PixelGrid) -> Tensor:
     return torch.stack([place // units, place % units, run // columns, run % columns], 1)
 
 
-def _within_windows(maps: Tensor, levels: Tensor, grid: PixelGrid, windows: Tensor) -> ActivePixels:
+def _within_windows(maps: Tensor, levels: Tensor, grid: PixelGrid, windows: Tensor) -> ActiveRows:
     """Interpolate windows ``(W, 4)``: image, unit, run of rows, run of columns.
 
     Edges first: the rows of a window in which neither edge exceeds the level hold no pixel.
@@ -170,13 +196,10 @@ def _within_windows(maps: Tensor, levels: Tensor, grid: PixelGrid, windows: Tens
     right = _edge(maps, windows, columns.upper[column_run], rows)
     window, row = (left.maximum(right) > levels[unit, None]).nonzero().unbind(1)
     left, right = left[window, row, None], right[window, row, None]
-    unit_of, run = unit[window], column_run[window]
-    values = left + columns.fractions[run] * (right - left)
-    line, column = (values > levels[unit_of, None]).nonzero().unbind(1)
-    begin = (rows.first[row_run[window]] + row) * grid.width + columns.first[run]
-    return ActivePixels(
-        image[window][line], unit_of[line], begin[line] + column, values[line, column]
-    )
+    run = column_run[window]
+    values = columns.fractions[run].mul_(right - left).add_(left)
+    first = (rows.first[row_run[window]] + row) * grid.width + columns.first[run]
+    return ActiveRows(image[window], unit[window], first, values)
 
 
 def _edge(maps: Tensor, windows: Tensor, cells: Tensor, rows: Axis) -> Tensor:

@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from interp_train.checks import check_name, check_range
-from interp_train.evaluation.active_pixels import ActivePixels
+from interp_train.evaluation.active_pixels import ActiveRows
 
 UNIONS = ("paper", "all", "lite")
 
-_JOINT = 256  # values of joined label maps: a byte; more would make histograms slow to clear
+_JOINT = 256  # values of joined label maps; more would make histograms slow to clear
 
 
 class ConceptScheme(NamedTuple):
@@ -186,7 +186,7 @@ def _check_repeats(maps: Tensor, category: str) -> None:
 
 
 def overlap_counts(
-    pieces: Iterable[ActivePixels],
+    pieces: Iterable[ActiveRows],
     labellings: Sequence[Tensor],
     levels: Tensor,
     scheme: ConceptScheme,
@@ -195,7 +195,7 @@ def overlap_counts(
     """Count the active pixels of a batch against each of several labellings of it.
 
     Args:
-        pieces: pixels above the lowest level of each unit.
+        pieces: rows with all pixels above the lowest level of each unit, each pixel once.
         labellings: each label maps of any integer type, ``(N, maps, H, W)``, category by category.
         levels: of each unit, descending, ``(K, Q)``.
         scheme: the concepts.
@@ -205,12 +205,8 @@ def overlap_counts(
         One count per labelling.
     """
     counter = _Counter(labellings, levels, scheme, union)
-    num_levels = levels.shape[1]
-    for images, units, pixels, values in pieces:
-        if num_levels > 1:  # index of the first level that the pixel exceeds
-            rank = (values[:, None] <= levels[units, : num_levels - 1]).sum(1)
-            units = units * num_levels + rank
-        counter.add(images, units, pixels)
+    for rows in pieces:
+        counter.add(rows)
     return counter.counts()
 
 
@@ -218,7 +214,7 @@ class _JointLabels(NamedTuple):
     """Label maps of several categories as one: what a pixel has in each of them, in one number.
 
     Attributes:
-        maps: the number of each pixel, flat, uint8 or int16 ``(N * H * W,)``.
+        maps: the number of each pixel, flat, int32 ``(N * H * W,)``.
         sizes: values that a label of each map takes, "none" included.
         categories: of the maps.
     """
@@ -229,14 +225,13 @@ class _JointLabels(NamedTuple):
 
 
 def _joint_labels(labels: Tensor, scheme: ConceptScheme) -> list[_JointLabels]:
-    """Label maps, joined while their numbers fit in a byte: fewer maps to look into."""
+    """Label maps, joined while their numbers stay small: fewer maps to look into."""
     found: list[_JointLabels] = []
     number = 0
     for category, maps in enumerate(scheme.layers):
         for _ in range(maps):
             size = scheme.sizes[category] + 1
-            # Small numbers: pixels are looked up in random order, from as little memory as can be.
-            own = labels[:, number].flatten().to(torch.uint8 if size <= _JOINT else torch.int16)
+            own = labels[:, number].flatten().int()
             number += 1
             last = found[-1] if found else None
             if last is not None and math.prod(last.sizes) * size <= _JOINT:
@@ -251,56 +246,72 @@ class _Counter:
     """Histograms over (unit, level, label) of labellings; each pixel stands at one level.
 
     Counting a pixel costs the same for one map of labels or several, so maps are joined, and what
-    does not depend on the labelling is counted once.
+    does not depend on the labelling is counted once. Whole rows are looked up, and pixels that are
+    not active fall into a bin of their own: that is faster than listing the active ones.
     """
 
     def __init__(
         self, labellings: Sequence[Tensor], levels: Tensor, scheme: ConceptScheme, union: str
     ) -> None:
-        self.labellings, self.scheme, self.union = labellings, scheme, union
+        self.labellings, self.levels, self.scheme, self.union = labellings, levels, scheme, union
         self.num_units, self.num_levels = levels.shape
         self.bins = self.num_units * self.num_levels
         self.num_images, self.size = len(labellings[0]), labellings[0].shape[2:].numel()
         self.joint = [_joint_labels(labels, scheme) for labels in labellings]
         new = functools.partial(levels.new_zeros, dtype=torch.long)
-        self.found = [[new(self.bins * math.prod(j.sizes)) for j in each] for each in self.joint]
-        self.area = new(self.num_images * self.bins)
+        rows = self.bins + 1  # the last is for pixels that are not active
+        self.found = [[new(rows * math.prod(j.sizes)) for j in each] for each in self.joint]
+        self.area = new(self.num_levels, self.num_images * self.num_units)
         categories = len(scheme.sizes) if union == "lite" else 0
-        self.met = [new(categories, len(self.area)) for _ in labellings]
+        self.met = [new(categories, *self.area.shape) for _ in labellings]
 
-    def add(self, images: Tensor, units: Tensor, pixels: Tensor) -> None:
-        """Add pixels; `units` counts units and levels through."""
-        places = images * self.bins + units
-        self.area += torch.bincount(places, minlength=len(self.area))
-        pixels = images * self.size + pixels
+    def add(self, rows: ActiveRows) -> None:
+        """Add the pixels that exceed the lowest level of their unit."""
+        levels, units = self.levels[rows.units], rows.units.int()
+        above = [rows.values > levels[:, level, None] for level in range(self.num_levels)]
+        places = rows.images * self.num_units + rows.units
+        for area, here in zip(self.area, above, strict=True):
+            area.index_add_(0, places, here.sum(1))
+        bins = units[:, None] * self.num_levels
+        for here in above[:-1]:  # a pixel stands at the first level that it exceeds
+            bins = bins + ~here
+        bins = torch.where(above[-1], bins, self.bins)
+        first = rows.images * self.size + rows.first
         for joint, found, met in zip(self.joint, self.found, self.met, strict=True):
             for labels, counts in zip(joint, found, strict=True):
-                number = math.prod(labels.sizes)
-                there = labels.maps.take(pixels).long()
-                counts += torch.bincount(units * number + there, minlength=len(counts))
+                there = _rows_of(labels.maps, first, bins.shape[1])
+                keys = torch.add(there, bins, alpha=math.prod(labels.sizes))
+                counts += torch.bincount(keys.view(-1), minlength=len(counts))
                 if self.union == "lite":
-                    self._meet(labels, there, places, met)
+                    self._meet(labels, there, places, above, met)
 
-    def _meet(self, labels: _JointLabels, there: Tensor, places: Tensor, met: Tensor) -> None:
+    def _meet(
+        self, labels: _JointLabels, there: Tensor, places: Tensor, above: list[Tensor], met: Tensor
+    ) -> None:
         for size, category in zip(reversed(labels.sizes), reversed(labels.categories), strict=True):
-            labelled = places[there % size > 0]
-            met[category] += torch.bincount(labelled, minlength=len(self.area))
+            labelled = there % size > 0
+            for level, here in enumerate(above):
+                met[category, level].index_add_(0, places, (here & labelled).sum(1))
             there = there // size
 
     def counts(self) -> list[OverlapCounts]:
         """The sums per labelling; a pixel above a level is above all lower ones."""
-        area = self.area.view(-1, self.num_units, self.num_levels).cumsum(2)
+        area = self._per_image(self.area)
         return [
             OverlapCounts(self._intersection(number), self._active(number, area), area.sum(0))
             for number in range(len(self.labellings))
         ]
+
+    def _per_image(self, area: Tensor) -> Tensor:
+        """Pixels per level and place as ``(N, K, Q)``."""
+        return area.view(self.num_levels, -1, self.num_units).permute(1, 2, 0)
 
     def _intersection(self, number: int) -> Tensor:
         """Pixels of each concept, of the joint histograms of a labelling, ``(K, Q, C)``."""
         shape, sizes = (self.num_units, self.num_levels), self.scheme.sizes
         found = [self.area.new_zeros(*shape, size) for size in sizes]
         for labels, counts in zip(self.joint[number], self.found[number], strict=True):
-            table = counts.view(self.bins, *labels.sizes)
+            table = counts.view(self.bins + 1, *labels.sizes)[:-1]
             for place, category in enumerate(labels.categories):
                 others = [axis for axis in range(1, table.dim()) if axis != place + 1]
                 single = table.sum(others) if others else table
@@ -313,11 +324,17 @@ class _Counter:
         if self.union == "all":
             return area.sum(0)[..., None].expand(*area.shape[1:], num_categories).clone()
         if self.union == "lite":
-            met = self.met[number].view(num_categories, *area.shape).cumsum(3) > 0
+            met = [self._per_image(own) > 0 for own in self.met[number]]
             return torch.stack([(area * here).sum(0) for here in met], 2)
         maps = self.scheme.per_category(self.labellings[number].flatten(2))
         annotated = [(own.amax((1, 2)) > 0)[:, None, None] for own in maps]
         return torch.stack([(area * here).sum(0) for here in annotated], 2)
+
+
+def _rows_of(values: Tensor, first: Tensor, length: int) -> Tensor:
+    """`length` values from each place of a flat tensor on, ``(R, length)``; 0 beyond its end."""
+    padded = torch.cat([values, values.new_zeros(length)])
+    return padded.unfold(0, length, 1).index_select(0, first)
 
 
 def dataset_iou(counts: OverlapCounts, labels: LabelCounts, scheme: ConceptScheme) -> Tensor:

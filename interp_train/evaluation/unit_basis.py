@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from interp_train.collectives import sum_over_processes
-from interp_train.evaluation.active_pixels import PixelGrid, active_pixels
+from interp_train.evaluation.active_pixels import PixelGrid, active_pixels, active_rows
 from interp_train.evaluation.concept_overlap import ConceptScheme, OverlapCounts, overlap_counts
 from interp_train.streaming import TailTopK, tail_size
 
@@ -135,7 +135,7 @@ class UnitBasis:
     def tally(self, maps: Tensor, labellings: Sequence[Tensor], grid: PixelGrid) -> None:
         """Second pass: maps of a batch in this basis, and label maps ``(N, M, H, W)``."""
         assert self.thresholds is not None
-        pieces = active_pixels(maps, self.thresholds[:, -1], grid)
+        pieces = active_rows(maps, self.thresholds[:, -1], grid)
         fresh = overlap_counts(pieces, labellings, self.thresholds, self.scheme, self.rules.union)
         if self._counts:
             pairs = zip(self._counts, fresh, strict=True)

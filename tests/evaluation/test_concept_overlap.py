@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp_train.evaluation.active_pixels import ActivePixels, active_pixels, pixel_grid
+from interp_train.evaluation.active_pixels import ActiveRows, active_pixels, active_rows, pixel_grid
 from interp_train.evaluation.concept_overlap import (
     UNIONS,
     concept_scheme,
@@ -18,9 +18,9 @@ GEOMETRY = LayerGeometry(4.0, 1.5, 9.0)
 
 
 def pixels_of(active):
-    """Dense bool masks ``(N, K, H, W)`` as the sparse form."""
+    """Dense bool masks ``(N, K, H, W)`` as the sparse form, rows of one pixel."""
     images, units, rows, columns = active.nonzero().unbind(1)
-    return ActivePixels(images, units, rows * active.shape[3] + columns, torch.ones(len(images)))
+    return ActiveRows(images, units, rows * active.shape[3] + columns, torch.ones(len(images), 1))
 
 
 def slow_counts(active, labels, union):
@@ -61,7 +61,7 @@ def test_counts_agree_with_masks(union):
     levels = torch.tensor([[1.0, 0.5, -0.3]]).expand(6, 3).clone()
     levels[5] = 0
     grid = pixel_grid((4, 4), (16, 16), (16, 16), GEOMETRY)
-    pieces = active_pixels(maps, levels[:, -1], grid)
+    pieces = active_rows(maps, levels[:, -1], grid)
     given = torch.from_numpy(labels).to(scheme.label_type)
     other = given.flip(0)
     counts = overlap_counts(pieces, [given, other], levels, scheme, union)
@@ -129,7 +129,7 @@ def test_counts_above_what_single_precision_holds():
     scheme = concept_scheme({"object": ["dog"]})
     labels = torch.ones(1, 1, side, side, dtype=torch.uint8)
     grid = pixel_grid((16, 16), (side, side), (side, side), LayerGeometry(256.0, 128.0, 256.0))
-    pieces = active_pixels(torch.ones(1, 1, 16, 16), torch.zeros(1), grid)
+    pieces = active_rows(torch.ones(1, 1, 16, 16), torch.zeros(1), grid)
     (counts,) = overlap_counts(pieces, [labels], torch.zeros(1, 1), scheme)
     assert int(counts.intersection) == int(counts.area) == int(counts.active) == side**2
     known = label_counts(labels, scheme)
