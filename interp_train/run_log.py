@@ -73,6 +73,14 @@ def logged_to(folder: Path | None) -> Iterator[None]:
             logger.handlers[:], logger.propagate = known, propagate
 
 
+@contextlib.contextmanager
+def without_noise() -> Iterator[None]:
+    """Inside the block nothing is said of what a user cannot act on."""
+    with warnings.catch_warnings():
+        _ignore_noise()
+        yield
+
+
 def _silence(names: tuple[str, ...]) -> dict[logging.Logger, tuple[list[logging.Handler], bool]]:
     """Take the terminal handlers off these loggers, so that their records go to the root."""
     before = {}
@@ -85,11 +93,15 @@ def _silence(names: tuple[str, ...]) -> dict[logging.Logger, tuple[list[logging.
 
 def _log_warnings() -> None:
     """Send warnings to the log, noise excepted; an `error` filter of a test stays in force."""
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message=message)
+    _ignore_noise()
     log = logging.getLogger("interp_train.warnings")
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         log.warning("%s: %s (%s:%s)", category.__name__, message, *place[:2])
 
     warnings.showwarning = show  # catch_warnings restores it
+
+
+def _ignore_noise() -> None:
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)

@@ -8,7 +8,6 @@ out; the pictures of the validation itself are drawn and waited for.
 
 import logging
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from interp_train.checks import check_range
 from interp_train.data.synthetic import SyntheticData
 from interp_train.diagnosis.heatmaps.grad_cam import GradCam
 from interp_train.learning.classifier import Classifier
+from interp_train.run_log import without_noise
 
 _PINNED = 8
 
@@ -54,8 +54,7 @@ class Validation:
 
     def __call__(self) -> tuple[float, float]:
         """Seconds of one validation with its pictures: wall and processor."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers")
+        with without_noise():
             return timed(lambda: self.trainer.validate(self.system, self.data, verbose=False))
 
 
