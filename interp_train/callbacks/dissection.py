@@ -252,8 +252,8 @@ class Dissection(LayerMetricCallback):
                 f"but {self.name} got {type(made).__name__}. Pass a function that turns your "
                 f"batches into one, or a `probe_set`."
             )
-        # Once for all layers: their caches share one copy.
-        maps = thinned(maps, self.label_size)
+        # Once for all layers: their caches share one copy, without what was thinned out.
+        maps = thinned(maps, self.label_size).contiguous()
         maps = maps.to(made.images.device, concept_scheme(names).label_type)
         return ConceptBatch(made.images, made.labels, made.sample_ids, maps)
 

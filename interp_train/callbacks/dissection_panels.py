@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from interp_train.callbacks.pinned_images import as_bytes, images_at
-from interp_train.evaluation.layer_dissection import LayerDissection
+from interp_train.evaluation.layer_dissection import LayerDissection, UnitRow
 from interp_train.evaluation.peak_table import MapFrame
 from interp_train.evaluation.top_images import TopImages
 from interp_train.figures import outlined, rescaled, unnormalised
@@ -106,7 +106,8 @@ def unit_panel(
     pictures = masked_pictures(shown.pixels[index], picked, thresholds, frame, size)
     silent = values <= 0
     pictures[silent] = torch.nan
-    captions = [unit_caption(found, unit) for unit in units]
+    rows = found.unit_rows()
+    captions = [unit_caption(rows[unit], found.least_iou) for unit in units]
     return UnitPanel(units, pictures, values.masked_fill(silent, torch.nan), captions)
 
 
@@ -187,12 +188,11 @@ def patches_around(images: Tensor, centres: Tensor) -> Tensor:
     ])  # fmt: skip
 
 
-def unit_caption(found: LayerDissection, unit: int) -> str:
+def unit_caption(row: UnitRow, least_iou: float) -> str:
     """Number, concept, category and IoU of a unit, in lines."""
-    row = found.unit_rows()[unit]
     iou = f"{row.iou:.2f}".removeprefix("0")
-    bound = "" if row.detector else f" < {found.least_iou:g}"
-    lines = (f"unit {unit}: {row.label.replace('_', ' ')}", f"{row.category}, IoU {iou}{bound}")
+    bound = "" if row.detector else f" < {least_iou:g}"
+    lines = (f"unit {row.unit}: {row.label.replace('_', ' ')}", f"{row.category}, IoU {iou}{bound}")
     return "\n".join(textwrap.fill(line, _CAPTION_WIDTH) for line in lines)
 
 
