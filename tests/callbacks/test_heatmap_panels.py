@@ -53,6 +53,26 @@ def test_the_recorded_heatmaps_are_those_of_the_method(tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
+def test_predictions_are_of_the_images_whatever_else_a_method_shows_the_network(tmp_path):
+    def elsewhere(network, images, target):
+        network(-images)
+        return images[:, :1].abs()
+
+    pinned = torch.stack([BlobImages()[index].images for index in (0, 4, 7, 11)])
+    module, passes, titles = ForeignModule(), [], {}
+    module.register_forward_hook(
+        lambda own, inputs, outputs: passes.append(torch.equal(inputs[0], pinned))
+    )
+    for name, method in (("grad_cam", GradCam("body.4")), ("elsewhere", elsewhere)):
+        callback = HeatmapPanels({name: method}, num_images=4)
+        trainer(tmp_path, [callback]).validate(module, loader(), verbose=False)
+        found = np.load(tmp_path / "measures" / "panels" / f"heatmaps_{name}.npz")
+        titles[name] = [title.split("\n")[0] for title in found["titles"].tolist()]
+        assert sum(passes) == 1, name
+        passes.clear()
+    assert titles["grad_cam"] == titles["elsewhere"]
+
+
 def test_training_is_the_same_with_and_without(tmp_path):
     weights = []
     for callbacks in ([], [panels()]):
