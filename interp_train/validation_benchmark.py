@@ -97,6 +97,7 @@ def benchmark_validation(
     batch_size: int = 16,
     repetitions: int = 10,
     num_validated: int = 500,
+    each_alone: bool = True,
     output: str | None = None,
 ) -> dict[str, Any]:
     """Time of a validation with callbacks over that of a plain one.
@@ -107,6 +108,7 @@ def benchmark_validation(
         batch_size: images per step.
         repetitions: rounds; in each round every variant validates once, in turn.
         num_validated: images.
+        each_alone: whether each callback is measured alone, too.
         output: JSON file to write; None writes none.
 
     Returns:
@@ -125,6 +127,7 @@ def benchmark_validation(
         steps = {
             name: Validation(system, data, callbacks, Path(folder) / str(number))
             for number, (name, callbacks) in enumerate(measured_callbacks().items())
+            if each_alone or number < 2
         }
         measured = interleaved(steps, repetitions, warm_up=1)
     plain = measured["plain validation"]

@@ -27,8 +27,11 @@ def test_rows_compare_with_the_plain_validation(monkeypatch, data):
     )
     some = ("plain validation", "part tracking")
     chosen = {name: found for name, found in measured_callbacks().items() if name in some}
-    monkeypatch.setattr(validation_benchmark, "measured_callbacks", lambda: chosen)
-    result = benchmark_validation(num_validated=10, repetitions=2, image_size=64, batch_size=5)
+    more = {**chosen, "heatmaps": []}
+    monkeypatch.setattr(validation_benchmark, "measured_callbacks", lambda: more)
+    result = benchmark_validation(
+        num_validated=10, repetitions=2, image_size=64, batch_size=5, each_alone=False
+    )
     assert calls == [
         {"num_train": 1, "num_val": 10, "image_size": 64, "num_classes": 4, "batch_size": 5}
     ]
