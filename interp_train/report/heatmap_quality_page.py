@@ -203,7 +203,8 @@ def example_figure(quality: HeatmapQuality) -> Figure:
         (names[start : start + columns], tiles[start : start + columns])
         for start in range(0, len(tiles), columns)
     ]
-    wide, side = 7.6, 7.6 / columns
+    side = 7.6 / columns
+    wide = min(columns, max(len(tiles), 2)) * side
     tall = len(images) * side * images.shape[-2] / images.shape[-1]
     figure = new_figure(wide, len(bands) * (tall + 0.3))
     whole = len(bands) * (tall + 0.3)
