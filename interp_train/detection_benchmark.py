@@ -1,4 +1,4 @@
-"""What the And-Or head costs beside torchvision's two layers, alone and in a training step."""
+"""What heads that parse boxes cost beside torchvision's two layers, alone and in a whole step."""
 
 import functools
 import json
@@ -24,8 +24,9 @@ from interp_train.learning.interpretable_rcnn.detector import (
     box_head_of,
     box_predictor_of,
 )
-from interp_train.learning.interpretable_rcnn.layers import AndOrHead
 from interp_train.learning.interpretable_rcnn.module import InterpretableRcnn
+from interp_train.learning.interpretable_rcnn.part_head import PartHead
+from interp_train.learning.interpretable_rcnn.position_sensitive import PositionSensitiveHead
 from interp_train.structures import DataInfo, DetectionBatch
 
 # Name of a variant -> kind of head and sharpness of its Or nodes.
@@ -34,6 +35,8 @@ VARIANTS = {
     "folding": ("and_or", 0.0),
     "smooth": ("and_or", 3.0),
     "unfolding": ("and_or", math.inf),
+    "position_sensitive_folding": ("position_sensitive", 0.0),
+    "position_sensitive_unfolding": ("position_sensitive", math.inf),
 }
 _ORDINARY = "two_layer"
 _OBJECTS, _MEMORY_STEPS = 5, 3
@@ -69,11 +72,14 @@ class HeadStep:
         kind, sharpness = VARIANTS[variant]
         settings = DetectorSettings(channels=setting.channels)
         head = box_head_of(kind, 1 + setting.num_categories, settings, PartSettings())
-        if isinstance(head, AndOrHead):
+        if isinstance(head, PartHead):
             head.sharpness = sharpness
+        # Its convolution is run per image, and so counts in the training step alone.
+        sensitive = isinstance(head, PositionSensitiveHead)
+        channels = PartSettings.projection_size if sensitive else setting.channels
         predictor = box_predictor_of(head, 1 + setting.num_categories)
         self.network = nn.Sequential(head, predictor).to(setting.device)
-        shape = (setting.num_boxes, setting.channels, settings.grid, settings.grid)
+        shape = (setting.num_boxes, channels, settings.grid, settings.grid)
         self.features = torch.randn(shape, device=setting.device, requires_grad=True)
 
     def __call__(self) -> tuple[float, float]:
@@ -158,7 +164,7 @@ def benchmark_detector(
     device: str = "cpu",
     output: str | None = None,
 ) -> dict[str, Any]:
-    """Cost of the And-Or head in each stage, over torchvision's two layers.
+    """Cost of the heads that parse boxes, in each stage, over torchvision's two layers.
 
     Args:
         backbone: torchvision's name, for the whole step; None is ResNet-18.

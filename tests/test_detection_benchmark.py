@@ -21,7 +21,8 @@ def test_variants_are_the_heads_in_their_stages():
     kinds = {name: type(step.network[0]).__name__ for name, step in steps.items()}
     assert kinds == {
         "two_layer": "TwoMLPHead", "folding": "AndOrHead", "smooth": "AndOrHead",
-        "unfolding": "AndOrHead",
+        "unfolding": "AndOrHead", "position_sensitive_folding": "PositionSensitiveHead",
+        "position_sensitive_unfolding": "PositionSensitiveHead",
     }  # fmt: skip
     assert steps["folding"].network[0].sharpness == 0
     assert steps["unfolding"].network[0].sharpness == float("inf")
@@ -40,12 +41,10 @@ def test_rows_compare_each_stage_with_two_layers(tmp_path, monkeypatch):
         output=str(file),
     )  # fmt: skip
     assert [(row["measured"], row["head"]) for row in found["rows"]] == [
-        (part, head)
-        for part in ("head", "training step")
-        for head in ("folding", "smooth", "unfolding")
+        (part, head) for part in ("head", "training step") for head in list(VARIANTS)[1:]
     ]
     assert all(row["time_ratio"] > 0 for row in found["rows"])
-    assert [row["more_than_two_layer_mib"] for row in found["memory"]] == [0, 0, 0, 0]
+    assert [row["more_than_two_layer_mib"] for row in found["memory"]] == [0] * len(VARIANTS)
     assert json.loads(file.read_text())["setting"]["torch"] == torch.__version__
     assert BENCHMARKS["learning/interpretable_rcnn"] is benchmark_detector
 

@@ -69,6 +69,19 @@ def test_it_writes_boxes_and_trees_of_files_and_folders(run, images, tmp_path, c
         assert entry["tree"]["cells"] == [0, 0, 7, 7]
 
 
+def test_the_position_sensitive_head_is_trained_and_detects(images, tmp_path):
+    learning = {**NODE["learning"], "head": "position_sensitive"}
+    run = train(
+        {**NODE, "learning": learning, "name": "cells", "trainer": TRAINER, "report": False,
+         "output_dir": str(tmp_path), "monitor": {"quantity": "accuracy/map_50", "mode": "max"}}
+    )  # fmt: skip
+    record = interp_train.detect(run.folder, images, least_score=0.0, output_dir=tmp_path)
+    boxes = [box for scene in record.scenes for box in scene.boxes]
+    assert boxes
+    assert all(box.tree is not None for box in boxes)
+    assert "The And-Or graph" in (record.folder / "detections.html").read_text("utf-8")
+
+
 def test_from_python(run, images, tmp_path):
     record = interp_train.detect(run.folder, images, least_score=1.0, output_dir=tmp_path)
     assert [len(scene.boxes) for scene in record.scenes] == [0, 0]

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN over any backbone, with the And-Or head or the usual two layers.
+"""torchvision's Faster R-CNN over any backbone, with a head that parses boxes or with two layers.
 
 S. Ren, K. He, R. Girshick, J. Sun, "Faster R-CNN: Towards Real-Time Object Detection with Region
 Proposal Networks", NeurIPS 2015.
@@ -19,10 +19,12 @@ from torchvision.ops import MultiScaleRoIAlign
 from interp_train.and_or_graph import AndOrGraph
 from interp_train.collectives import num_processes, sum_over_processes
 from interp_train.learning.interpretable_rcnn.feature_pyramid import BackbonePyramid
-from interp_train.learning.interpretable_rcnn.layers import (
-    AndOrHead,
-    AndOrPredictor,
-    LeafScores,
+from interp_train.learning.interpretable_rcnn.layers import AndOrHead, AndOrPredictor
+from interp_train.learning.interpretable_rcnn.part_head import LeafScores, PartHead
+from interp_train.learning.interpretable_rcnn.position_sensitive import (
+    PositionSensitiveHead,
+    PositionSensitivePredictor,
+    SensitiveRoIAlign,
 )
 from interp_train.learning.interpretable_rcnn.proposal_sampling import ProposalSampler
 from interp_train.structures import DataInfo, DetectionBatch, Detections
@@ -42,7 +44,8 @@ class DetectorSettings:
         aspect_ratios: height over width of the anchors.
         num_proposals: kept per image.
         num_sampled: proposals per image that the box head learns from.
-        representation_size: units of the box head's two linear layers.
+        representation_size: units of the box head's two linear layers, which the position-sensitive
+            head does not have.
         grid: side of the grid of cells that a box is pooled to.
         least_score: of a detection.
         nms_threshold: IoU above which the less sure of two detections of a category is dropped.
@@ -71,9 +74,9 @@ class PartSettings:
     Attributes:
         min_side: least height and width of a part, in cells.
         root_terminal: whether the whole box may be a part.
-        class_aware: see `AndOrHead`.
-        pooling: see `AndOrHead`.
-        projection_size: see `AndOrHead`.
+        class_aware: see `AndOrHead` and `PositionSensitiveHead`.
+        pooling: see there.
+        projection_size: channels that parts are scored from.
         folding: share of the training steps with folding, from the first on.
         smooth: share of the steps between folding and unfolding.
     """
@@ -89,11 +92,12 @@ class PartSettings:
 
 def box_head_of(
     kind: str, num_classes: int, settings: DetectorSettings, parts: PartSettings
-) -> AndOrHead | TwoMLPHead:
-    """The And-Or head or torchvision's two layers, with equally many units.
+) -> PartHead | TwoMLPHead:
+    """One of the heads that parse boxes, or torchvision's two layers.
 
     Args:
-        kind: ``"and_or"`` or ``"two_layer"``.
+        kind: ``"and_or"``, ``"position_sensitive"`` or ``"two_layer"``; the first and the last
+            have equally many units.
         num_classes: with the background.
         settings: see `DetectorSettings`.
         parts: see `PartSettings`.
@@ -101,32 +105,47 @@ def box_head_of(
     grid, channels = settings.grid, settings.channels
     if kind == "two_layer":
         return TwoMLPHead(channels * grid**2, settings.representation_size)
+    graph = AndOrGraph(grid, grid, min_side=parts.min_side, root_terminal=parts.root_terminal)
+    shared: dict[str, Any] = {"class_aware": parts.class_aware, "pooling": parts.pooling}
+    if kind == "position_sensitive":
+        return PositionSensitiveHead(parts.projection_size, num_classes, graph, **shared)
     return AndOrHead(
         channels,
         num_classes,
-        AndOrGraph(grid, grid, min_side=parts.min_side, root_terminal=parts.root_terminal),
-        class_aware=parts.class_aware,
+        graph,
         projection_size=parts.projection_size,
         representation_size=settings.representation_size,
-        pooling=parts.pooling,
+        **shared,
     )
 
 
-def box_predictor_of(head: AndOrHead | TwoMLPHead, num_classes: int) -> nn.Module:
+def box_predictor_of(head: PartHead | TwoMLPHead, num_classes: int) -> nn.Module:
     """What reads logits and box offsets from the output of a head."""
     if isinstance(head, AndOrHead):
         return AndOrPredictor(head)
-    predictor: nn.Module = FastRCNNPredictor(head.fc7.out_features, num_classes)
+    if isinstance(head, PositionSensitiveHead):
+        return PositionSensitivePredictor(head)
+    layer: Any = head.fc7
+    predictor: nn.Module = FastRCNNPredictor(layer.out_features, num_classes)
     return predictor
+
+
+def box_pool_of(
+    head: nn.Module, names: Sequence[str], settings: DetectorSettings
+) -> MultiScaleRoIAlign:
+    """What pools boxes for a head from maps of these names."""
+    if isinstance(head, PositionSensitiveHead):
+        return SensitiveRoIAlign(names, settings.grid, settings.channels, head.in_channels)
+    return MultiScaleRoIAlign(list(names), settings.grid, sampling_ratio=2)
 
 
 def build_detector(
     pyramid: BackbonePyramid,
-    head: AndOrHead | TwoMLPHead,
+    head: PartHead | TwoMLPHead,
     settings: DetectorSettings,
     info: DataInfo,
 ) -> FasterRCNN:
-    """A Faster R-CNN with one of the two box heads.
+    """A Faster R-CNN with one of the box heads.
 
     Args:
         pyramid: puts out the maps.
@@ -149,7 +168,7 @@ def build_detector(
         rpn_pre_nms_top_n_test=2 * settings.num_proposals,
         rpn_post_nms_top_n_train=settings.num_proposals,
         rpn_post_nms_top_n_test=settings.num_proposals,
-        box_roi_pool=MultiScaleRoIAlign(pyramid.names, settings.grid, sampling_ratio=2),
+        box_roi_pool=box_pool_of(head, pyramid.names, settings),
         box_head=head,
         box_predictor=box_predictor_of(head, 1 + len(info.class_names)),
         box_score_thresh=settings.least_score,
@@ -221,7 +240,7 @@ def validated(
     for index, target in enumerate(targets_of(batch)):
         image, sample_id = batch.images[index], int(batch.sample_ids[index])
         resized, targets = detector.transform([image], [target])
-        maps = detector.backbone(resized.tensors)
+        maps = maps_of(detector, resized)
         for sampler in samplers_of(detector):
             sampler.begin(0, 0, [sample_id])
         with _losses_asked(detector):
@@ -237,7 +256,7 @@ def validated(
 def detections_of(detector: FasterRCNN, image: Tensor) -> Detections:
     """What a detector in evaluation mode finds in one image ``(3, H, W)``, RGB in [0, 1]."""
     resized, _ = detector.transform([image])
-    return _detections(detector, resized, detector.backbone(resized.tensors), image)
+    return _detections(detector, resized, maps_of(detector, resized), image)
 
 
 @torch.no_grad()
@@ -247,7 +266,7 @@ def parses_at(
     """Parses of given boxes for given categories, with what each leaf adds.
 
     Args:
-        detector: in evaluation mode, with an And-Or head.
+        detector: in evaluation mode, with a head that parses boxes.
         image: ``(3, H, W)``, RGB in [0, 1].
         boxes: ``(M, 4)``, in pixels of the image.
         labels: category index of each box, ``(M,)``.
@@ -270,7 +289,7 @@ def _pooled_at(detector: FasterRCNN, image: Tensor, boxes: Tensor) -> Tensor:
     """Features of boxes, pooled to the grid, ``(M, channels, grid, grid)``."""
     target = {"boxes": boxes, "labels": torch.zeros(len(boxes), dtype=torch.long)}
     resized, targets = detector.transform([image], [target])
-    maps = detector.backbone(resized.tensors)
+    maps = maps_of(detector, resized)
     placed: Tensor = detector.roi_heads.box_roi_pool(
         maps, [targets[0]["boxes"]], resized.image_sizes
     )
@@ -285,7 +304,7 @@ def _detections(
     trees: list[Any] = []
     values = torch.full_like(found["scores"], torch.nan)
     head = detector.roi_heads.box_head
-    if isinstance(head, AndOrHead):
+    if isinstance(head, PartHead):
         # The box has moved since it was a proposal: it is parsed where it stands now.
         pooled = detector.roi_heads.box_roi_pool(maps, [found["boxes"]], resized.image_sizes)
         parses = head.parses(pooled, found["labels"])
@@ -295,6 +314,12 @@ def _detections(
         [found], resized.image_sizes, [tuple(image.shape[-2:])]
     )
     return Detections(placed["boxes"], found["scores"], found["labels"] - 1, trees, values)
+
+
+def maps_of(detector: FasterRCNN, resized: Any) -> Mapping[str, Tensor]:
+    """The maps of resized images, by name, also of a backbone that has one map."""
+    maps: Tensor | Mapping[str, Tensor] = detector.backbone(resized.tensors)
+    return {"0": maps} if isinstance(maps, Tensor) else maps
 
 
 @contextlib.contextmanager

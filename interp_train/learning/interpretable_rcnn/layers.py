@@ -9,46 +9,18 @@ parts; scores of parts differ by weights, since with equal ones all configuratio
 score alike (the mean of means, weighted by areas, is the mean).
 """
 
-import math
-from typing import NamedTuple, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from interp_train.and_or_graph import AndOrGraph, ParseTree
-from interp_train.and_or_parsing import AndOrParsing
-from interp_train.checks import check_choice, check_range
-from interp_train.learning.interpretable_rcnn.functional import leaf_pooling
+from interp_train.and_or_graph import AndOrGraph
+from interp_train.learning.interpretable_rcnn.part_head import PartHead
 from interp_train.precision import at_least_float32
 
 
-class BoxParse(NamedTuple):
-    """The parse of one box for one category.
-
-    Attributes:
-        tree: rectangles in cells of the grid.
-        score: value of the root.
-    """
-
-    tree: ParseTree
-    score: float
-
-
-class LeafScores(NamedTuple):
-    """The parse of one box, and what its leaves add to its score.
-
-    Attributes:
-        tree: rectangles in cells of the grid.
-        contributions: share of each leaf in the area times its score; they sum to the score of
-            the root.
-    """
-
-    tree: ParseTree
-    contributions: list[float]
-
-
 @final
-class AndOrHead(nn.Module):
+class AndOrHead(PartHead):
     """Features and part-configuration scores of boxes; goes into ``box_head``.
 
     Its output is read by `AndOrPredictor`, which must stand in ``box_predictor``.
@@ -82,11 +54,9 @@ class AndOrHead(nn.Module):
         representation_size: int = 1024,
         pooling: str = "leaves",
     ) -> None:
-        super().__init__()
-        check_range("num_classes", num_classes, 2)
-        check_choice("pooling", pooling, ("leaves", "cells"))
-        self.parsing = AndOrParsing(graph)
-        self.num_foreground, self.class_aware, self.pooling = num_classes - 1, class_aware, pooling
+        super().__init__(
+            graph, num_classes, class_aware=class_aware, pooling=pooling, first_scored=1
+        )
         self.representation_size = representation_size
         num_scores = self.num_foreground if class_aware else 1
         self.projection = nn.Conv2d(in_channels, projection_size, 1)
@@ -96,20 +66,6 @@ class AndOrHead(nn.Module):
         self.part_biases = nn.Parameter(torch.zeros(graph.num_terminal, 1, num_scores))
         self.fc6 = nn.Linear(in_channels * graph.height * graph.width, representation_size)
         self.fc7 = nn.Linear(representation_size, representation_size)
-        self.sharpness = math.inf
-
-    def get_extra_state(self) -> Tensor:
-        """The sharpness, which travels with the weights that learned under it."""
-        return torch.tensor(self.sharpness)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Fold or unfold as the weights that are loaded did."""
-        self.sharpness = float(state)
-
-    @property
-    def graph(self) -> AndOrGraph:
-        """The And-Or graph over the grid of a box."""
-        return self.parsing.graph
 
     def forward(self, features: Tensor) -> Tensor:
         """Representation of each box, with the score of its best parts behind it.
@@ -122,8 +78,7 @@ class AndOrHead(nn.Module):
         """
         scores = self.part_scores(features)
         roots = self.parsing(scores, self.sharpness)
-        if self.pooling == "leaves":
-            features = self._pooled(features, scores, roots)
+        features = self.pooled_as_parsed(features, scores, roots.argmax(dim=1) + 1)
         hidden = self.fc6(features.flatten(1)).relu()
         hidden = self.fc7(hidden).relu()
         roots = roots.expand(-1, self.num_foreground).to(hidden.dtype)
@@ -134,64 +89,6 @@ class AndOrHead(nn.Module):
         means = self.parsing.terminal_means(self.projection(features).relu())
         with torch.autocast(features.device.type, enabled=False):
             return torch.baddbmm(self.part_biases, at_least_float32(means), self.part_weights)
-
-    @torch.no_grad()
-    def parses(self, features: Tensor, labels: Tensor) -> list[BoxParse]:
-        """Unfolded parse of each box for one category.
-
-        Args:
-            features: see `forward`.
-            labels: category of each box, 1 .. num_classes - 1, ``(N,)``.
-
-        Returns:
-            One per box.
-
-        Raises:
-            ValueError: if a label is the background or no category.
-        """
-        if len(labels):
-            check_range("labels.min()", int(labels.min()), 1)
-            check_range("labels.max()", int(labels.max()), high=self.num_foreground)
-        scores = self._of_categories(self.part_scores(features), labels - 1)
-        roots = self.parsing(scores).tolist()
-        choices = self.parsing.choices(scores).t().tolist()
-        return [
-            BoxParse(self.graph.parse_tree(choice), root)
-            for choice, root in zip(choices, roots, strict=True)
-        ]
-
-    @torch.no_grad()
-    def leaf_scores(self, features: Tensor, labels: Tensor) -> list[LeafScores]:
-        """Unfolded parse of each box for one category, with what each leaf adds to its score.
-
-        Args:
-            features: see `forward`.
-            labels: see `parses`.
-        """
-        scores = self._of_categories(self.part_scores(features), labels - 1).t().tolist()
-        rows = {leaf: row for row, leaf in enumerate(self.parsing.terminal_rectangles)}
-        area = self.graph.root.area
-        return [
-            LeafScores(
-                parse.tree, [leaf.area / area * own[rows[leaf]] for leaf in parse.tree.leaves()]
-            )
-            for parse, own in zip(self.parses(features, labels), scores, strict=True)
-        ]
-
-    def _pooled(self, features: Tensor, scores: Tensor, roots: Tensor) -> Tensor:
-        """Means over the parts that the best category of each box chooses."""
-        scores = self._of_categories(scores.detach(), roots.argmax(dim=1))
-        weights = self.parsing.leaf_weights(scores, self.sharpness)
-        shares = self.parsing.cell_shares().to(weights.dtype)
-        with torch.autocast(features.device.type, enabled=False):
-            return leaf_pooling(features.flatten(2), weights, shares).view_as(features)
-
-    def _of_categories(self, scores: Tensor, categories: Tensor) -> Tensor:
-        """Scores ``(T, N)`` of one category of the foreground per box."""
-        if not self.class_aware:
-            return scores[:, :, 0]
-        index = categories.view(1, -1, 1).expand(len(scores), -1, 1)
-        return scores.gather(2, index)[:, :, 0]
 
 
 @final

@@ -1,9 +1,9 @@
 """Interpretable R-CNN: a detector whose boxes come with a parse tree of parts nobody labelled.
 
-The And-Or head of a Faster R-CNN learns folded first (all configurations of parts alike), then
-unfolds (the best configuration alone). T. Wu, X. Song, "Towards Interpretable Object Detection by
-Unfolding Latent Structures", ICCV 2019; T. Wu et al., arXiv 1711.05226. Built from its description;
-see `layers` for what is ours.
+The And-Or head of a Faster R-CNN, or its position-sensitive form, learns folded first (all
+configurations of parts alike), then unfolds (the best configuration alone). T. Wu, X. Song,
+"Towards Interpretable Object Detection by Unfolding Latent Structures", ICCV 2019; T. Wu et al.,
+arXiv 1711.05226. Built from its description; `layers` and `position_sensitive` say what is ours.
 """
 
 import math
@@ -33,19 +33,19 @@ from interp_train.learning.interpretable_rcnn.detector import (
 )
 from interp_train.learning.interpretable_rcnn.feature_pyramid import BackbonePyramid
 from interp_train.learning.interpretable_rcnn.functional import sharpness_at
-from interp_train.learning.interpretable_rcnn.layers import AndOrHead
+from interp_train.learning.interpretable_rcnn.part_head import PartHead
 from interp_train.protocols import FilterObjective
 from interp_train.structures import DataInfo, DetectionBatch, Detections, StepOutputs
 from interp_train.systems import LearnedSystem
 from interp_train.target_scores import evaluation_mode
 
-HEADS = ("and_or", "two_layer")
+HEADS = ("and_or", "position_sensitive", "two_layer")
 LOSSES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
 
 
 @final
 class InterpretableRcnn(LearnedSystem):
-    """Faster R-CNN with an And-Or head, or with torchvision's two layers for comparison.
+    """Faster R-CNN with a head that parses boxes, or with torchvision's two layers for comparison.
 
     Logs torchvision's losses as ``loss/train/<name>`` and ``loss/validation/<name>``, the latter
     means over images that are seen one by one; ``accuracy/map``, ``accuracy/map_50`` and
@@ -57,7 +57,7 @@ class InterpretableRcnn(LearnedSystem):
         network: gives the maps; a classifier of its own stays unused.
         data_info: names the categories; size and normalisation of the images.
         objectives: must be empty.
-        head: ``"and_or"`` or ``"two_layer"``.
+        head: ``"and_or"``; ``"position_sensitive"``, its R-FCN form; or ``"two_layer"``.
         levels: layers whose maps are used, finest first, dotted names or tap aliases; the last
             must be the end of the backbone.
         frozen_norms: whether the backbone's BatchNorm layers keep their statistics and weights, as
@@ -115,10 +115,10 @@ class InterpretableRcnn(LearnedSystem):
         self.mean_average_precision: Metric | None = None
 
     @property
-    def and_or_head(self) -> AndOrHead | None:
+    def and_or_head(self) -> PartHead | None:
         """The head that parses boxes, if there is one."""
         head = self.detector.roi_heads.box_head
-        return head if isinstance(head, AndOrHead) else None
+        return head if isinstance(head, PartHead) else None
 
     # -- steps -----------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ def trainer_of(**options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("head", ["and_or", "two_layer"])
+@pytest.mark.parametrize("head", ["and_or", "position_sensitive", "two_layer"])
 def test_it_learns(data, batch, head):
     system = system_of(data.info, head=head, frozen_norms=False).train()
     optimizer = torch.optim.Adam(system.parameters(), lr=0.01)
@@ -104,8 +104,9 @@ def test_validation_losses_are_those_of_training_where_nothing_differs(data):
         torch.testing.assert_close(found[name], loss.detach())
 
 
-def test_detections_come_with_the_parse_of_their_box(data, batch):
-    system = system_of(data.info).eval()
+@pytest.mark.parametrize("head", ["and_or", "position_sensitive"])
+def test_detections_come_with_the_parse_of_their_box(data, batch, head):
+    system = system_of(data.info, head=head).eval()
     (found,) = system([batch.images[1]])
     assert len(found.trees) == len(found.boxes) == 10
     assert (found.scores[:-1] >= found.scores[1:]).all()
@@ -147,8 +148,11 @@ def test_the_course_from_folding_to_unfolding(data, folding, smooth):
     assert seen[3] == (0.0 if folding == 1 else math.inf)
 
 
-def test_a_run_logs_its_measures_and_its_checkpoint_detects_the_same(tmp_path, data, batch):
-    system = build_system({**NODE, "name": "toy", "seed": 3}, data.info)
+@pytest.mark.parametrize("head", ["and_or", "position_sensitive"])
+def test_a_run_logs_its_measures_and_its_checkpoint_detects_the_same(tmp_path, data, batch, head):
+    learning = {**NODE["learning"], "head": head}
+    node = {**NODE, "learning": learning, "name": "toy", "seed": 3}
+    system = build_system(node, data.info)
     trainer = trainer_of()
     trainer.fit(system, datamodule=build_data(NODE["data"]))
     logged = set(trainer.callback_metrics)
@@ -167,8 +171,9 @@ def test_a_run_logs_its_measures_and_its_checkpoint_detects_the_same(tmp_path, d
         assert found.trees == expected.trees
 
 
-def test_mixed_precision_learns_and_detects(data, batch):
-    system = system_of(data.info).train()
+@pytest.mark.parametrize("head", ["and_or", "position_sensitive"])
+def test_mixed_precision_learns_and_detects(data, batch, head):
+    system = system_of(data.info, head=head).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = system.run(batch).loss_terms
         sum(terms.values()).backward()
@@ -224,7 +229,7 @@ class _Step(nn.Module):
         return sum(self.system.run(batch).loss_terms.values())
 
 
-@pytest.mark.parametrize("head", ["and_or", "two_layer"])
+@pytest.mark.parametrize("head", ["and_or", "position_sensitive", "two_layer"])
 def test_two_processes_learn_what_one_learns(two_processes, head):
     expected = gradients_of_share(head)
     assert all(gradient is not None for gradient in expected.values())
@@ -254,7 +259,9 @@ def test_two_processes_measure_what_one_measures(two_processes):
 
 
 def test_bad_arguments_are_named(data):
-    with pytest.raises(ValueError, match="`head` must be one of 'and_or', 'two_layer'"):
+    with pytest.raises(
+        ValueError, match="`head` must be one of 'and_or', 'position_sensitive', 'two_layer'"
+    ):
         system_of(data.info, head="three_layer")
     with pytest.raises(ValueError, match="`objectives` must be empty for a detector"):
         system_of(data.info, objectives={"filters": nn.Identity()})
