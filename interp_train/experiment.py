@@ -244,9 +244,12 @@ def stored_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_data(node: Mapping[str, Any]) -> Any:
-    """The data module of a node, with its `info` known."""
+    """The data module of a node, prepared and with its `info` known."""
     data = build(node, "data")
-    if not isinstance(data, LightningDataModule) or not hasattr(data, "info"):
+    known = isinstance(data, LightningDataModule)
+    if known and not beside_main_process():
+        data.prepare_data()  # a download; what `info` reads comes with it
+    if not known or not hasattr(data, "info"):
         raise ValueError(
             f"`data._target_` must be a LightningDataModule with `info`, but got "
             f"{node['_target_']!r}. See interp_train.data for examples."

@@ -16,6 +16,7 @@ from interp_train.data.detection_data import (
 )
 from interp_train.data.photo_data import IMAGENET_MEAN, IMAGENET_STD, data_folder
 from interp_train.data.scenes import Annotation, photo_of, scene_of
+from interp_train.data.voc_download import download_voc
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -34,6 +35,8 @@ class VocDetectionData(DetectionData):
             ``$INTERP_TRAIN_DATA``.
         train: name of the file with the ids of the training photos, without ``.txt``.
         val: of the validation photos.
+        download: fetch Pascal VOC itself where its files are missing; `root` must end with
+            ``VOCdevkit/VOC2007`` or ``VOCdevkit/VOC2012``. Happens in `prepare_data`.
         fold: which fold of both together is validated, 0 .. `num_folds` - 1; None keeps the
             files' own split.
         num_folds: number of folds.
@@ -61,6 +64,7 @@ class VocDetectionData(DetectionData):
         *,
         train: str = "train",
         val: str = "val",
+        download: bool = False,
         fold: int | None = None,
         num_folds: int = 4,
         split_seed: int = 0,
@@ -92,12 +96,17 @@ class VocDetectionData(DetectionData):
         check_range("num_folds", num_folds, 2)
         if fold is not None:
             check_range("fold", fold, 0, num_folds - 1)
-        self.root, self.files = root, {"train": train, "val": val}
+        self.root, self.download, self.files = root, download, {"train": train, "val": val}
         self.fold, self.num_folds, self.split_seed = fold, num_folds, split_seed
+
+    def prepare_data(self) -> None:
+        """Fetch what is missing, if `download` allows it; to be called by one process."""
+        if self.download:
+            download_voc(self.root, list(self.files.values()))
 
     def read(self) -> SceneCollection:
         """Read the lists and the XML files."""
-        folder = found_folder(self.root, "VOCdevkit/VOC2007", "VOC2007")
+        folder = self._folder()
         ids = {split: self._ids(folder, name) for split, name in self.files.items()}
         if self.fold is not None:
             united = sorted({*ids["train"], *ids["val"]})
@@ -123,6 +132,18 @@ class VocDetectionData(DetectionData):
             for split, members in ids.items()
         }
         return SceneCollection(folder.name, splits, names)
+
+    def _folder(self) -> Path:
+        try:
+            return found_folder(self.root, "VOCdevkit/VOC2007", "VOC2007")
+        except FileNotFoundError as error:
+            way = (
+                "Call prepare_data() first, in one process."
+                if self.download
+                else "Pascal VOC itself is fetched by data.download=true with "
+                "data.root=<folder>/VOCdevkit/VOC2007."
+            )
+            raise FileNotFoundError(f"{error} {way}") from error
 
     def _ids(self, folder: Path, name: str) -> list[str]:
         return list(table_of(folder / "ImageSets" / "Main" / f"{name}.txt", 1, self.mistakes))
