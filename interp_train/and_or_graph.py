@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 from interp_train.checks import check_choice, check_range
 
@@ -62,6 +62,16 @@ class ParseTree(NamedTuple):
     def depth(self) -> int:
         """Number of And nodes on the longest way to a leaf; 0 for a terminal node."""
         return 1 + max(part.depth() for part in self.parts) if self.parts else 0
+
+    def as_plain(self) -> list[Any]:
+        """Its rectangle and its parts, as nested lists for JSON."""
+        return [list(self.rectangle), [part.as_plain() for part in self.parts]]
+
+    @classmethod
+    def from_plain(cls, plain: Sequence[Any]) -> "ParseTree":
+        """The tree of what `as_plain` gave."""
+        rectangle, parts = plain
+        return cls(Rectangle(*rectangle), tuple(map(cls.from_plain, parts)))
 
 
 @final

@@ -1,4 +1,4 @@
-"""Pictures of parse trees: boxes with their leaves, a tree of crops, the graph with a chosen path.
+"""Pictures of parse trees: boxes with their leaves, and a tree of crops, alone and side by side.
 
 Knows no logger and no trainer. Boxes are in pixels of the image, from edge to edge, as detectors
 give them.
@@ -9,16 +9,14 @@ from typing import NamedTuple
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle as Patch
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from interp_train.and_or_graph import AndOrGraph, ParseTree, Rectangle
-from interp_train.figures import HAIRLINE, INK, MUTED, category_style, new_figure, picture_axes
-
-_FAINT = "#e9ecef"
+from interp_train.and_or_graph import ParseTree, Rectangle
+from interp_train.figures import INK, MUTED, category_style, new_figure, picture_axes
 
 Box = tuple[float, float, float, float]
 
@@ -63,27 +61,89 @@ def scene_figure(
         names: of the categories.
         grid: height and width of the parse trees' grid, in cells.
     """
-    height, width = image.shape[-2:]
-    wide = 6.4
-    foot = 0.3
-    tall = wide * height / width + foot
+    wide, foot = 6.4, 0.3
+    tall = wide * image.shape[-2] / image.shape[-1] + foot
     figure = new_figure(wide, tall)
+    _draw_scene(figure, (0, foot / tall, 1, 1 - foot / tall), image, boxes, grid)
+    _name_categories(figure, boxes, names)
+    return figure
+
+
+def scene_with_tree_figure(
+    image: Tensor,
+    boxes: Sequence[DrawnBox],
+    chosen: int,
+    names: Sequence[str],
+    grid: tuple[int, int],
+) -> Figure:
+    """An image with its boxes, and beside it the parse tree of one of them as a tree of crops.
+
+    Args:
+        image: pixels in [0, 1], ``(3, H, W)``.
+        boxes: what is drawn; the first lies on top.
+        chosen: index of the box whose tree is shown; it has the thickest frame.
+        names: of the categories.
+        grid: height and width of the parse trees' grid, in cells.
+
+    Raises:
+        ValueError: if the chosen box has no tree.
+    """
+    drawn = boxes[chosen]
+    layout = _laid_out(drawn, grid)
+    wide, foot, head, gap = 4.8, 0.3, 0.28, 0.15
+    scene = wide * image.shape[-2] / image.shape[-1]
+    tall = max(foot + scene, layout.height + 2 * _MARGIN + head)
+    total = wide + gap + max(layout.width + 2 * _MARGIN, 1.6)
+    figure = new_figure(total, tall)
+    place = (0, 1 - scene / tall, wide / total, scene / tall)
+    axes = _draw_scene(figure, place, image, boxes, grid)
+    _outline(axes, drawn.box, category_style(drawn.label)[0], 3.0)
+    corner = (wide + gap, tall - head - layout.height - 2 * _MARGIN)
+    _draw_tree(figure, corner, layout, (image, drawn, grid))
+    leaves = len(drawn.tree.leaves()) if drawn.tree and drawn.tree.parts else 0
+    title = f"{names[drawn.label].replace('_', ' ')} {drawn.caption}"
+    figure.text(
+        (wide + gap + _MARGIN) / total, 1 - 0.06 / tall,
+        f"{title}: {f'{leaves} leaves' if leaves else 'stays whole'}", fontsize=8.5, color=INK,
+        va="top",
+    )  # fmt: skip
+    _name_categories(figure, boxes, names)
+    return figure
+
+
+def _draw_scene(
+    figure: Figure,
+    place: tuple[float, float, float, float],
+    image: Tensor,
+    boxes: Sequence[DrawnBox],
+    grid: tuple[int, int],
+) -> Axes:
+    """The image on axes at `place` (shares of the figure), with its boxes."""
+    height, width = image.shape[-2:]
     # Paler, so that lines and captions stand out on any photo.
-    axes = picture_axes(figure, (0, foot / tall, 1, 1 - foot / tall), image * 0.85 + 0.15)
+    axes = picture_axes(figure, place, image * 0.85 + 0.15)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     for drawn in reversed(boxes):
         _draw_box(axes, drawn, grid)
+    return axes
+
+
+def _name_categories(figure: Figure, boxes: Sequence[DrawnBox], names: Sequence[str]) -> None:
+    """A legend at the foot, or that there is nothing to name."""
     shown = sorted({drawn.label for drawn in boxes})
-    for label in shown:
-        axes.plot([], [], "s", color=category_style(label)[0], markersize=6, label=names[label])
-    if shown:
-        figure.legend(
-            loc="lower left", ncols=max(len(shown), 1), frameon=False, fontsize=8,
-            labelcolor=INK, handletextpad=0.1, columnspacing=1.2, borderpad=0.2,
-        )  # fmt: skip
-    else:
-        figure.text(0.008, 0.08 / tall, "nothing found", fontsize=8, color=MUTED)
-    return figure
+    if not shown:
+        foot = 0.08 / figure.get_figheight()
+        figure.text(0.008, foot, "nothing found", fontsize=8, color=MUTED)
+        return
+    marks = [
+        Line2D([], [], linestyle="", marker="s", markersize=6, color=category_style(label)[0])
+        for label in shown
+    ]
+    figure.legend(
+        marks, [names[label] for label in shown], loc="lower left", ncols=len(shown),
+        frameon=False, fontsize=8, labelcolor=INK, handletextpad=0.1, columnspacing=1.2,
+        borderpad=0.2,
+    )  # fmt: skip
 
 
 def _draw_box(axes: Axes, drawn: DrawnBox, grid: tuple[int, int]) -> None:
@@ -121,7 +181,16 @@ class _Node(NamedTuple):
     children: list["_Node"]
 
 
-_GAP, _DROP, _ROOT = 0.1, 0.22, 1.25
+class _Layout(NamedTuple):
+    """The drawing of a tree: its root, inches per pixel of the image, size in inches."""
+
+    root: _Node
+    scale: float
+    width: float
+    height: float
+
+
+_GAP, _DROP, _ROOT, _MARGIN = 0.1, 0.22, 1.25, 0.05  # inches
 
 
 def crop_tree_figure(image: Tensor, drawn: DrawnBox, grid: tuple[int, int]) -> Figure:
@@ -135,6 +204,13 @@ def crop_tree_figure(image: Tensor, drawn: DrawnBox, grid: tuple[int, int]) -> F
     Raises:
         ValueError: if the box has no tree.
     """
+    layout = _laid_out(drawn, grid)
+    figure = new_figure(layout.width + 2 * _MARGIN, layout.height + 2 * _MARGIN)
+    _draw_tree(figure, (0, 0), layout, (image, drawn, grid))
+    return figure
+
+
+def _laid_out(drawn: DrawnBox, grid: tuple[int, int]) -> _Layout:
     if drawn.tree is None:
         raise ValueError("`drawn` must have a parse tree, but has none. Use the And-Or head.")
     box = drawn.box
@@ -146,14 +222,22 @@ def crop_tree_figure(image: Tensor, drawn: DrawnBox, grid: tuple[int, int]) -> F
         ends.append(ends[-1] + tall + _DROP)
     cell = scale * (box[2] - box[0]) / grid[1]
     root = _arranged(drawn.tree, 0.0, 0, ends, cell)
-    width, height = _span(drawn.tree, cell), ends[-1] - _DROP
-    margin = 0.05
-    figure = new_figure(width + 2 * margin, height + 2 * margin)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(-margin, width + margin), ylim=(height + margin, -margin))
+    return _Layout(root, scale, _span(drawn.tree, cell), ends[-1] - _DROP)
+
+
+def _draw_tree(
+    figure: Figure,
+    corner: tuple[float, float],
+    layout: _Layout,
+    source: tuple[Tensor, DrawnBox, tuple[int, int]],
+) -> None:
+    """The tree on axes of its own, whose lower left corner is given in inches."""
+    total, tall = figure.get_size_inches()
+    wide, high = layout.width + 2 * _MARGIN, layout.height + 2 * _MARGIN
+    axes = figure.add_axes((corner[0] / total, corner[1] / tall, wide / total, high / tall))
+    axes.set(xlim=(-_MARGIN, wide - _MARGIN), ylim=(high - _MARGIN, -_MARGIN))
     axes.set_axis_off()
-    _draw_crops(axes, root, (image, drawn, grid), scale)
-    return figure
+    _draw_crops(axes, layout.root, source, layout.scale)
 
 
 def _span(tree: ParseTree, cell: float) -> float:
@@ -220,119 +304,10 @@ def crop_of(image: Tensor, box: Box) -> Tensor:
     return image[:, top:bottom, left:right].clamp(0, 1).cpu()
 
 
-# -- the And-Or graph ----------------------------------------------------------------------
-
-
-def graph_figure(graph: AndOrGraph, tree: ParseTree, colour: str) -> Figure:
-    """The whole And-Or graph in grey, and the nodes and edges of one parse tree in colour.
-
-    An Or node is a square, the grid, with its rectangle filled; an And node is a dot between two
-    rows. Coloured rectangles are the leaves; Or nodes that are taken apart have a coloured frame.
-
-    Args:
-        graph: what could be chosen.
-        tree: what was.
-        colour: of the tree.
-    """
-    places = _graph_places(graph)
-    on_path, leaves = _path(tree)
-    wide = max(x for x, _ in places.values()) + 1
-    tall = max(y for _, y in places.values()) + 1
-    unit = 7.6 / wide
-    figure = new_figure(7.6, max(unit * tall, 2.0))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(-0.5, wide - 0.5), ylim=(tall - 0.4, -0.6))
-    axes.set_axis_off()
-    _draw_edges(axes, graph, places, (tree, colour))
-    for rectangle, place in places.items():
-        chosen = rectangle in on_path
-        fill = colour if rectangle in leaves else ("#b7bfc8" if not chosen else "#5c6670")
-        _draw_glyph(axes, graph, rectangle, place, (fill, colour if chosen else HAIRLINE))
-    return figure
-
-
-def _graph_places(graph: AndOrGraph) -> dict[Rectangle, tuple[float, float]]:
-    """Where each Or node stands: rows of equal area, the largest on top."""
-    by_area: dict[int, list[Rectangle]] = {}
-    for rectangle in graph.rectangles:
-        by_area.setdefault(rectangle.area, []).append(rectangle)
-    widest = max(map(len, by_area.values()))
-    places = {}
-    row = 0.0
-    for area in sorted(by_area, reverse=True):
-        members = sorted(by_area[area], key=lambda r: (r.width, r.top, r.left))
-        step = min(2.0, widest / len(members))
-        first = (widest - step * (len(members) - 1) - 1) / 2
-        places.update({r: (first + step * i, row) for i, r in enumerate(members)})
-        row += 1.9
-    return places
-
-
-def _path(tree: ParseTree) -> tuple[set[Rectangle], set[Rectangle]]:
-    """Rectangles of a parse tree, and those of its leaves."""
-    inner: set[Rectangle] = {tree.rectangle}
-    for part in tree.parts:
-        inner |= _path(part)[0]
-    return inner, set(tree.leaves())
-
-
 def productions(tree: ParseTree) -> list[tuple[Rectangle, tuple[Rectangle, ...]]]:
     """The choices of a parse tree: each rectangle and its parts, none for a leaf."""
     found = [(tree.rectangle, tuple(part.rectangle for part in tree.parts))]
     return found + [choice for part in tree.parts for choice in productions(part)]
-
-
-def _draw_edges(
-    axes: Axes,
-    graph: AndOrGraph,
-    places: dict[Rectangle, tuple[float, float]],
-    chosen: tuple[ParseTree, str],
-) -> None:
-    """Edges from Or nodes over And nodes to their parts; those of the tree on top."""
-    tree, colour = chosen
-    taken = set(productions(tree))
-    faint, strong, dots = [], [], []
-    for rectangle, nodes in zip(graph.rectangles, graph.and_nodes, strict=True):
-        x, y = places[rectangle]
-        for index, node in enumerate(nodes):
-            dot = (x + (index + 1) / (len(nodes) + 1) - 0.5, y + 0.95)
-            edges = [((x, y + 0.42), dot)]
-            edges += [(dot, (places[part][0], places[part][1] - 0.42)) for part in node.parts]
-            if (rectangle, node.parts) in taken:
-                strong += edges
-                dots.append(dot)
-            else:
-                faint += edges
-    axes.add_collection(LineCollection(faint, colors=_FAINT, linewidths=0.3, zorder=0))
-    axes.add_collection(LineCollection(strong, colors=colour, linewidths=1.3, zorder=3))
-    if dots:
-        axes.scatter(
-            [x for x, _ in dots], [y for _, y in dots], s=9, color=colour, zorder=4, linewidths=0
-        )
-
-
-def _draw_glyph(
-    axes: Axes,
-    graph: AndOrGraph,
-    rectangle: Rectangle,
-    place: tuple[float, float],
-    colours: tuple[str, str],
-) -> None:
-    """A grid as a small square with a rectangle in it; colours are of the filling and the frame."""
-    fill, edge = colours
-    side = 0.84
-    left, top = place[0] - side / 2, place[1] - side / 2
-    cell = (side / graph.width, side / graph.height)
-    strong = edge != HAIRLINE
-    axes.add_patch(Patch(
-        (left, top), side, side, facecolor="white", edgecolor=edge,
-        linewidth=1.2 if strong else 0.5, zorder=5 if strong else 2,
-    ))  # fmt: skip
-    axes.add_patch(Patch(
-        (left + rectangle.left * cell[0], top + rectangle.top * cell[1]),
-        rectangle.width * cell[0], rectangle.height * cell[1], facecolor=fill, linewidth=0,
-        zorder=6 if strong else 2,
-    ))  # fmt: skip
 
 
 def as_drawn(box: Tensor, label: int, caption: str, tree: ParseTree | None) -> DrawnBox:

@@ -7,15 +7,15 @@ import torch
 from matplotlib.patches import Rectangle as Patch
 
 from interp_train.and_or_graph import AndOrGraph, ParseTree, Rectangle
-from interp_train.figures import OKABE_ITO, as_pixels
+from interp_train.figures import OKABE_ITO
 from interp_train.parse_drawings import (
     DrawnBox,
     crop_of,
     crop_tree_figure,
-    graph_figure,
     placed,
     productions,
     scene_figure,
+    scene_with_tree_figure,
 )
 
 GRID = (4, 4)
@@ -76,6 +76,25 @@ def test_the_tree_of_crops_shows_every_part_once_at_one_scale():
         crop_tree_figure(IMAGE, drawn(None), GRID)
 
 
+def test_the_tree_stands_beside_its_image():
+    boxes = [drawn(None), drawn(box=(20.0, 4.0, 40.0, 36.0))]
+    figure = scene_with_tree_figure(IMAGE, boxes, 1, ["cat", "dog"], GRID)
+    scene, tree = figure.axes
+    wide, tall = figure.get_size_inches()
+    (left, bottom), (right, top) = scene.get_position().get_points().tolist()
+    assert (right - left) * wide / ((top - bottom) * tall) == pytest.approx(60 / 40)
+    assert tree.get_position().x0 > right
+    assert tree.get_position().y1 * tall < tall - 0.2  # below its title
+    alone = crop_tree_figure(IMAGE, boxes[1], GRID)
+    sizes = tree.get_position().size * figure.get_size_inches()
+    assert sizes.tolist() == pytest.approx(alone.get_size_inches().tolist())
+    assert len(tree.images) == len(alone.axes[0].images) == 5
+    assert [text.get_text() for text in figure.texts] == ["dog .97: 3 leaves"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dog"]
+    with pytest.raises(ValueError, match="`drawn` must have a parse tree"):
+        scene_with_tree_figure(IMAGE, boxes, 0, ["cat", "dog"], GRID)
+
+
 def test_crops_do_not_overlap():
     tree = AndOrGraph(4, 4).random_parse_tree(random.Random(1))
     assert len(tree.leaves()) > 4
@@ -91,22 +110,6 @@ def test_a_crop_holds_at_least_one_pixel_of_the_image():
     assert crop_of(IMAGE, (70.0, 50.0, 80.0, 60.0)).shape == (3, 1, 1)
     assert crop_of(IMAGE, (-5.0, -5.0, 3.0, 2.0)).shape == (3, 2, 3)
     assert crop_of(IMAGE, (5.2, 5.2, 5.3, 5.3)).shape == (3, 1, 1)
-
-
-def test_the_graph_shows_all_choices_and_one_path():
-    graph = AndOrGraph(3, 3)
-    tree = next(tree for tree in graph.parse_trees() if tree.depth() == 2)
-    figure = graph_figure(graph, tree, OKABE_ITO[1])
-    (axes,) = figure.axes
-    assert len(axes.patches) == 2 * len(graph)
-    frames = outlines(axes, OKABE_ITO[1])
-    assert len(frames) == len({rectangle for rectangle, _ in productions(tree)})
-    faint, strong = axes.collections[:2]
-    edges = sum(1 + len(node.parts) for nodes in graph.and_nodes for node in nodes)
-    assert len(faint.get_segments()) + len(strong.get_segments()) == edges
-    cuts = [parts for _, parts in productions(tree) if parts]
-    assert len(strong.get_segments()) == sum(1 + len(parts) for parts in cuts)
-    assert as_pixels(figure).shape[0] == 3
 
 
 def test_productions_by_hand():

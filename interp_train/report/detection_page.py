@@ -1,5 +1,6 @@
 """Write what a detector found: detections.html (opens offline), detections.json, figures."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,14 +9,12 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import interp_train
-from interp_train.and_or_graph import AndOrGraph, ParseTree
 from interp_train.atomic_files import write_json, write_text
-from interp_train.figures import as_pixels, category_style, save_figure
-from interp_train.parse_drawings import crop_tree_figure, graph_figure, scene_figure
+from interp_train.parse_drawings import crop_tree_figure, scene_figure
 from interp_train.report.detection_records import BoxView, DetectionRecord, SceneView, as_plain
-from interp_train.report.embedding import data_uri
+from interp_train.report.embedding import save_picture
 from interp_train.report.page import environment
-from interp_train.report.parse_statistics import leaf_size_figure, rules_figure
+from interp_train.report.parse_blocks import PartSummary, summary_parts
 
 
 class _Tree(NamedTuple):
@@ -124,32 +123,13 @@ def _section(record: DetectionRecord, scene: SceneView, number: int) -> _Section
 
 def _summary(record: DetectionRecord) -> list[tuple[str, str, Markup]]:
     """Heading, explanation and picture of what holds for all boxes together."""
-    graph = record.graph
-    trees = [record.trees_of(index) for index in range(len(record.class_names))]
-    if graph is None or not any(trees):
+    if record.graph is None:
         return []
-    cells = graph.height * graph.width
-    sizes = leaf_size_figure(trees, record.class_names, cells)
-    rules = rules_figure(trees, record.class_names, record.grid)
-    found = [
-        (
-            "Sizes of the leaves",
-            f"Share of the boxes' area that is covered by leaves of a size. At {cells} cells the "
-            f"box stays whole: a detector with all its area there explains nothing.",
-            _saved(record, sizes, "leaf_sizes", "share of the area over the size of leaves"),
-        ),
-        (
-            "Production rules",
-            "The choices that most parse trees of a category make: a rectangle and the parts it "
-            "is taken apart into, or, in one full colour, a rectangle that stays whole; the "
-            "largest rectangle first. Below: share of the category's boxes.",
-            _saved(record, rules, "production_rules", "most frequent choices of each category"),
-        ),
-    ]
-    path = _typical_tree(record)
-    if path is not None:
-        found.append(_graph_part(record, graph, path))
-    return found
+    trees = [record.trees_of(index) for index in range(len(record.class_names))]
+    typical = _typical_tree(record)
+    example = typical.drawn() if typical is not None else None
+    summary = PartSummary(record.class_names, trees, record.graph, example)
+    return summary_parts(summary, functools.partial(_saved, record))
 
 
 def _typical_tree(record: DetectionRecord) -> BoxView | None:
@@ -159,29 +139,5 @@ def _typical_tree(record: DetectionRecord) -> BoxView | None:
     return ordered[0] if ordered else None
 
 
-def _graph_part(
-    record: DetectionRecord, graph: AndOrGraph, box: BoxView
-) -> tuple[str, str, Markup]:
-    tree = box.tree
-    assert isinstance(tree, ParseTree)
-    figure = graph_figure(graph, tree, category_style(box.label)[0])
-    return (
-        "The And-Or graph and one path through it",
-        f"All {graph.num_terminal} parts, {graph.num_and} cuts and "
-        f"{graph.count_parse_trees():,} parse trees that the head chooses from, in rows of equal "
-        f"area; in colour the choice of the surest box that unfolds, {box.title}. A square is the "
-        f"grid with one rectangle in it; filled in colour: a leaf.",
-        _saved(record, figure, "and_or_graph", "the And-Or graph with one parse tree"),
-    )
-
-
 def _saved(record: DetectionRecord, figure: Figure, name: str, alt: str) -> Markup:
-    """Write a figure as png and pdf; returns the element for the page, at twice its size."""
-    for suffix in (".png", ".pdf"):
-        save_figure(figure, record.folder / "figures" / f"{name}{suffix}")
-    wide = round(figure.get_figwidth() * 96)
-    figure.set_dpi(192)
-    pixels = as_pixels(figure).numpy()
-    return Markup('<img src="{}" alt="{}" style="width:{}px">').format(
-        data_uri(pixels, quality=88), alt, wide
-    )
+    return save_picture(figure, record.folder / "figures", name, alt)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from interp_train.and_or_graph import AndOrGraph, ParseTree
 from interp_train.parse_drawings import Box, DrawnBox, placed
+from interp_train.parse_statistics import leaf_size_shares, production_rules
 
 
 class BoxView(NamedTuple):
@@ -96,6 +97,7 @@ def as_plain(record: DetectionRecord) -> dict[str, Any]:
         "grid": list(record.grid) if record.graph else None,
         "coordinates": "pixels of the image, from its left upper corner (0, 0) to (width, height)",
         "least_score": record.least_score,
+        "parts": _plain_parts(record),
         "images": [
             {
                 "name": scene.name,
@@ -106,6 +108,27 @@ def as_plain(record: DetectionRecord) -> dict[str, Any]:
             }
             for scene in record.scenes
         ],
+    }
+
+
+def _plain_parts(record: DetectionRecord) -> dict[str, Any]:
+    """Per category with parse trees: number of boxes, sizes of leaves, every production rule."""
+    trees = {name: record.trees_of(index) for index, name in enumerate(record.class_names)}
+    return {
+        name: {
+            "boxes": len(listed),
+            "leaf_sizes": {str(size): share for size, share in leaf_size_shares(listed).items()},
+            "production_rules": [
+                {
+                    "whole": list(rule.whole),
+                    "parts": list(map(list, rule.parts)),
+                    "share": rule.share,
+                }
+                for rule in production_rules(listed)
+            ],
+        }
+        for name, listed in trees.items()
+        if listed
     }
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
-from interp_train.figures import HAIRLINE, INK, MUTED, PAPER, save_figure
+from interp_train.figures import HAIRLINE, INK, MUTED, PAPER, as_pixels, save_figure
 from interp_train.report.plots import Plot
 
 # Ink of the files -> ink of the page.
@@ -44,6 +46,18 @@ def inline_svg(plot: Plot, text: str) -> str:
     label = plot.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     size = f"width:{plot.figure.get_figwidth() * 96:.0f}px"
     return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="{size}"', 1)
+
+
+def save_picture(figure: Figure, folder: Path, name: str, alt: str) -> Markup:
+    """Write ``<name>.png`` and ``.pdf``; returns the picture for the page, at twice its size."""
+    for suffix in (".png", ".pdf"):
+        save_figure(figure, folder / f"{name}{suffix}")
+    wide = round(figure.get_figwidth() * 96)
+    figure.set_dpi(192)
+    pixels = as_pixels(figure).numpy()
+    return Markup('<img src="{}" alt="{}" style="width:{}px;max-width:100%">').format(
+        data_uri(pixels, quality=88), alt, wide
+    )
 
 
 def data_uri(pixels: Any, quality: int = 80) -> str:

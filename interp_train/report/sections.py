@@ -21,6 +21,7 @@ from interp_train.report.blocks import Block, Section, Writer
 from interp_train.report.comparison import cell_of, paired_with_ordinary, verdict
 from interp_train.report.latent_codes import code_blocks
 from interp_train.report.measures import BY_NAME, MEASURES, number, parsed
+from interp_train.report.parse_blocks import parse_blocks
 from interp_train.report.records import RunData, StudyData
 from interp_train.report.tables import headlines, last_layer, shown, signed_number
 
@@ -43,6 +44,7 @@ def data_section(study: StudyData, data: str, writer: Writer) -> Section:
         *_dissection_blocks(data, firsts, writer),
         *statistics,
         *code_blocks(data, firsts, writer.folder),
+        *parse_blocks(data, firsts, writer),
         *_error_blocks(data, firsts, writer),
         *_filter_blocks(study, data, layer, firsts, writer),
         *_visualization_blocks(data, firsts, writer),

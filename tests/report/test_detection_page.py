@@ -1,20 +1,12 @@
-"""The page of detections, its records, and the statistics of parse trees."""
+"""The page of detections, and its records."""
 
 import json
 
-import pytest
 import torch
 
 from interp_train.and_or_graph import AndOrGraph, ParseTree, Rectangle
 from interp_train.report.detection_page import chosen_boxes, write_detections
 from interp_train.report.detection_records import BoxView, DetectionRecord, SceneView
-from interp_train.report.parse_statistics import (
-    Rule,
-    frequent_rules,
-    leaf_size_figure,
-    leaf_size_shares,
-    rules_figure,
-)
 
 GRAPH = AndOrGraph(4, 4, min_side=2)
 WHOLE = ParseTree(GRAPH.root)
@@ -56,6 +48,15 @@ def test_page_and_records_hold_everything(tmp_path):
     assert left["box"] == [4, 4, 20, 28]
     assert [part["box"] for part in left["parts"]] == [[4, 4, 20, 16], [4, 16, 20, 28]]
     assert plain["images"][1]["detections"] == []
+    assert plain["parts"]["red_dog"] == {
+        "boxes": 1,
+        "leaf_sizes": {"8": 1.0},
+        "production_rules": [
+            {"whole": [0, 0, 4, 4], "parts": [[0, 0, 2, 4], [2, 0, 2, 4]], "share": 1.0},
+            {"whole": [0, 0, 2, 4], "parts": [], "share": 1.0},
+            {"whole": [2, 0, 2, 4], "parts": [], "share": 1.0},
+        ],
+    }
 
 
 def test_a_detector_without_trees_has_a_page(tmp_path):
@@ -71,25 +72,3 @@ def test_boxes_are_taken_from_each_category_in_turn():
     assert [(b.label, b.score) for b in chosen_boxes(listed, 2)] == [(0, 0.9), (1, 0.6)]
     assert len(chosen_boxes(listed, 9)) == 4
     assert chosen_boxes([], 3) == []
-
-
-def test_sizes_of_leaves_by_hand():
-    assert leaf_size_shares([WHOLE, TWO, THREE]) == pytest.approx(
-        {4: 8 / 48, 8: (16 + 8) / 48, 16: 16 / 48}
-    )
-    figure = leaf_size_figure([[WHOLE, TWO], [], [THREE]], ["a", "b", "c"], 16)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a, 2 boxes", "c, 1 box"]
-    assert "whole box" in [text.get_text() for text in figure.axes[0].texts]
-    assert not figure.axes[1].texts
-
-
-def test_frequent_rules_by_hand():
-    halves = (HALVES[0].rectangle, HALVES[1].rectangle)
-    rules = frequent_rules([WHOLE, TWO, THREE], 3)
-    assert rules == [
-        Rule(GRAPH.root, halves, pytest.approx(2 / 3)),
-        Rule(GRAPH.root, (), pytest.approx(1 / 3)),
-        Rule(HALVES[1].rectangle, (), pytest.approx(2 / 3)),
-    ]
-    figure = rules_figure([[WHOLE, TWO, THREE], []], ["a", "b"], (4, 4), number=3)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["a", "67 %", "33 %", "67 %"]

@@ -39,12 +39,16 @@ def leaf_size_shares(trees: Sequence[ParseTree]) -> dict[int, float]:
     return {size: area / total for size, area in sorted(covered.items())}
 
 
-def frequent_rules(trees: Sequence[ParseTree], number: int) -> list[Rule]:
-    """The choices that most trees make, ordered from the largest rectangle to the smallest."""
+def production_rules(trees: Sequence[ParseTree]) -> list[Rule]:
+    """The choices that trees make, the most frequent first."""
     counts = Counter(choice for tree in trees for choice in set(productions(tree)))
     order = sorted(counts, key=lambda choice: (-counts[choice], -choice[0].area, choice))
-    rules = [Rule(*choice, counts[choice] / len(trees)) for choice in order[:number]]
-    return sorted(rules, key=lambda rule: -rule.whole.area)
+    return [Rule(*choice, counts[choice] / len(trees)) for choice in order]
+
+
+def frequent_rules(trees: Sequence[ParseTree], number: int) -> list[Rule]:
+    """The choices that most trees make, ordered from the largest rectangle to the smallest."""
+    return sorted(production_rules(trees)[:number], key=lambda rule: -rule.whole.area)
 
 
 def leaf_size_figure(
