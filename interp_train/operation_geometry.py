@@ -21,7 +21,7 @@ _CELLWISE = frozenset(
     _native_batch_norm_legit _native_batch_norm_legit_no_training _to_copy _unsafe_view
     _reshape_alias abs add add_ addmm alias batch_norm bernoulli_ cat celu chunk clamp clamp_
     clamp_max clamp_min clone contiguous copy_ detach div div_ dropout elu empty_like exp expand
-    gelu hardsigmoid hardswish hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_ lift_fresh
+    expm1 gelu hardsigmoid hardswish hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_ lift_fresh
     linear log maximum minimum mish mm mul mul_ native_batch_norm native_dropout
     native_group_norm native_layer_norm neg permute pow prelu _prelu_kernel relu relu_ reshape
     rsqrt rsub select sigmoid sigmoid_ silu silu_ slice softplus split split_with_sizes sqrt sub

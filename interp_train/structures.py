@@ -124,7 +124,29 @@ class FactorBatch(NamedTuple):
     factors: Tensor
 
 
-Batch = ImageBatch | PartBatch | FactorBatch | ViewBatch
+class OverlapBatch(NamedTuple):
+    """Images in which several objects overlap; the first five fields are those of `ImageBatch`.
+
+    Attributes:
+        images: see `ImageBatch`.
+        labels: see `ImageBatch`; the category of the first object.
+        sample_ids: see `ImageBatch`.
+        boxes: see `ImageBatch`.
+        prefix_activations: see `ImageBatch`.
+        object_labels: category of each object, all different, long ``(N, M)``.
+        object_images: each object alone, ``(N, M, channels, H, W)``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    boxes: Tensor
+    prefix_activations: Tensor
+    object_labels: Tensor
+    object_images: Tensor
+
+
+Batch = ImageBatch | PartBatch | FactorBatch | ViewBatch | OverlapBatch
 
 
 class DetectionBatch(NamedTuple):

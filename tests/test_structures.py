@@ -7,6 +7,7 @@ from interp_train.structures import (
     FactorBatch,
     ImageBatch,
     LayerGeometry,
+    OverlapBatch,
     PartBatch,
 )
 
@@ -24,6 +25,7 @@ def image_sample(sample_id):
 def test_all_batches_begin_alike():
     assert PartBatch._fields[:5] == ImageBatch._fields
     assert FactorBatch._fields[:5] == ImageBatch._fields
+    assert OverlapBatch._fields[:5] == ImageBatch._fields
     assert ConceptBatch._fields[:3] == ImageBatch._fields[:3]
 
 

@@ -9,8 +9,8 @@ from torchmetrics import MeanMetric
 
 from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_choice
+from interp_train.evaluation.category_accuracy import CategoryAccuracy
 from interp_train.label_counts import LabelCounts, membership_of
-from interp_train.learning.category_accuracy import CategoryAccuracy
 from interp_train.protocols import FilterObjective, ViewObjective
 from interp_train.structures import BACKGROUND, Batch, DataInfo, StepOutputs, ViewBatch
 from interp_train.systems import LearnedSystem

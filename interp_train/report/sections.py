@@ -18,6 +18,7 @@ from interp_train.report import (
     visualizations,
 )
 from interp_train.report.blocks import Block, Section, Writer
+from interp_train.report.capsules import capsule_blocks
 from interp_train.report.comparison import cell_of, paired_with_ordinary, verdict
 from interp_train.report.latent_codes import code_blocks
 from interp_train.report.measures import BY_NAME, MEASURES, number, parsed
@@ -45,6 +46,7 @@ def data_section(study: StudyData, data: str, writer: Writer) -> Section:
         *statistics,
         *code_blocks(data, firsts, writer.folder),
         *parse_blocks(data, firsts, writer),
+        *capsule_blocks(data, firsts),
         *_error_blocks(data, firsts, writer),
         *_filter_blocks(study, data, layer, firsts, writer),
         *_visualization_blocks(data, firsts, writer),

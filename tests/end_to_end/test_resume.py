@@ -143,3 +143,15 @@ def test_an_interpretable_network_resumes_exactly(tmp_path):
     half = train({**config, "trainer": {**config["trainer"], "max_epochs": 1}}).folder
     train(resumed_config(half, {"trainer.max_epochs": 2}))
     assert_same_run(whole, half)
+
+
+@pytest.mark.slow
+def test_a_capsule_network_resumes_exactly(tmp_path):
+    """With its schedule, which steps per batch, and the pictures of its capsules."""
+    size = ["data.num_train=128", "data.num_val=31", "report=false", "trainer.log_every_n_steps=1"]
+    overrides = ["experiment=class_capsules", *size, "trainer.max_epochs=2"]
+    config = compose_config("train", [*overrides, f"output_dir={tmp_path}"])
+    whole = train(config).folder
+    half = train({**config, "trainer": {**config["trainer"], "max_epochs": 1}}).folder
+    train(resumed_config(half, {"trainer.max_epochs": 2}))
+    assert_same_run(whole, half)

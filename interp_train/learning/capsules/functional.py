@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from interp_train.precision import at_least_float32
 
 EPSILON = 1e-8  # of squared lengths: the zero capsule has a gradient, and it is 0
+_LEAST_SPREAD = 1e-6  # variance of a cluster with one prediction (em)
 
 
 def squash(capsules: Tensor) -> Tensor:
@@ -44,6 +45,11 @@ def squash_exponentially(capsules: Tensor) -> Tensor:
 def lengths(capsules: Tensor) -> Tensor:
     """Length of each capsule, ``(..., O)`` -> ``(...)``; has a gradient at zero."""
     return (at_least_float32(capsules).square().sum(dim=-1) + EPSILON).sqrt()
+
+
+def directions(capsules: Tensor) -> Tensor:
+    """Capsules ``(..., O)`` of length 1; the zero capsule stays zero."""
+    return at_least_float32(capsules) / lengths(capsules)[..., None]
 
 
 def margin_loss(
@@ -265,3 +271,65 @@ def attention_routing(inputs: Tensor, weights: Tensor, bias: Tensor) -> tuple[Te
     coupling = coupling + bias[:, None]
     sums = torch.einsum("inj,injo->njo", coupling.to(votes.dtype), votes)
     return squash_exponentially(sums), coupling.transpose(0, 1)
+
+
+def em_routing(
+    inputs: Tensor,
+    activations: Tensor,
+    weights: Tensor,
+    costs: tuple[Tensor, Tensor],
+    *,
+    iterations: int = 3,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output capsules as clusters of predictions, found by expectation and maximisation.
+
+    Hinton, Sabour & Frosst, "Matrix capsules with EM routing", ICLR 2018, procedure 1. Deviates
+    from it in what follows A. Gritzman, "Avoiding Implementation Pitfalls of Matrix Capsules with
+    EM Routing", 2019: the amount of data of an output capsule is divided by its mean, I / J, so
+    that the inverse temperature, 1 - 0.95^t in iteration t, need not depend on their number.
+
+    Args:
+        inputs: poses, ``(N, I, D)``.
+        activations: in [0, 1], ``(N, I)``.
+        weights: see above.
+        costs: of describing an atom, beta_u, and of leaving a capsule off, beta_a; each ``(J,)``.
+        iterations: at least 1.
+
+    Returns:
+        Poses ``(N, J, O)``, activations ``(N, J)`` and coefficients ``(N, I, J)``, which sum to 1
+        over J.
+    """
+    votes = at_least_float32(predictions(inputs, weights))  # I, N, J, O
+    present = activations.to(votes.dtype).t()[..., None]
+    capsules, _, outputs, atoms = votes.shape
+    coupling = torch.full_like(votes[..., 0], 1 / outputs)
+    for iteration in range(iterations):
+        shares = coupling * present
+        mass = shares.sum(0)
+        portions = shares / mass.clamp(min=EPSILON)
+        poses = torch.einsum("inj,injo->njo", portions, votes)
+        squares = (votes - poses).square()
+        spread = torch.einsum("inj,injo->njo", portions, squares) + _LEAST_SPREAD
+        cost = atoms * costs[0] + 0.5 * spread.log().sum(2)
+        rise = 1 - 0.95 ** (iteration + 1)
+        logits = rise * (costs[1] - mass * (outputs / capsules) * cost)
+        if iteration < iterations - 1:
+            fit = -0.5 * ((squares / spread).sum(3) + spread.log().sum(2))
+            coupling = (nn.functional.logsigmoid(logits) + fit).softmax(2)
+    return poses, logits.sigmoid(), coupling.transpose(0, 1)
+
+
+def vote_maps(coupling: Tensor, activity: Tensor, categories: Tensor) -> Tensor:
+    """Where the input capsules lie that vote for a category: coefficient times length.
+
+    Args:
+        coupling: coefficients, ``(N, I, J)``.
+        activity: lengths of the input capsules, ``(N, T, h, w)``, I = T h w.
+        categories: one per image, ``(N,)``.
+
+    Returns:
+        Sum over types, ``(N, 1, h, w)`` >= 0.
+    """
+    chosen = coupling.gather(2, categories.view(-1, 1, 1).expand(-1, coupling.shape[1], 1))
+    votes = chosen.view_as(activity).clamp(min=0) * activity
+    return votes.sum(1, keepdim=True)

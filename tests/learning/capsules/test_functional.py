@@ -202,3 +202,75 @@ def test_bfloat16_is_close_to_single_precision(detach):
         rough, coupling = caps.dynamic_routing(inputs, weights, 3, detach=detach)
     assert rough.dtype == coupling.dtype == torch.float32
     assert (rough - exact).norm() < 0.03 * exact.norm()
+
+
+def slow_em(votes, activations, costs, iterations):
+    """One image: M-step and E-step of Hinton et al. 2018, capsule by capsule."""
+    use_cost, use_gain = costs
+    coupling = torch.full((INS, OUTS), 1 / OUTS, dtype=torch.float64)
+    for t in range(1, iterations + 1):
+        poses, found, fits = [], [], []
+        for j in range(OUTS):
+            shares = [coupling[i, j] * activations[i] for i in range(INS)]
+            total = sum(shares)
+            mean = sum(shares[i] * votes[i, j] for i in range(INS)) / total
+            spread = sum(shares[i] * (votes[i, j] - mean) ** 2 for i in range(INS)) / total + 1e-6
+            cost = sum(use_cost[j] + spread[h].sqrt().log() for h in range(SIZE))
+            data = total / (INS / OUTS)
+            found.append(torch.sigmoid((1 - 0.95**t) * (use_gain[j] - data * cost)))
+            poses.append(mean)
+            normal = torch.distributions.Normal(mean, spread.sqrt())
+            fits.append(torch.stack([normal.log_prob(votes[i, j]).sum() for i in range(INS)]))
+        if t < iterations:
+            chances = torch.stack([a * fit.exp() for a, fit in zip(found, fits, strict=True)], 1)
+            coupling = chances / chances.sum(1, keepdim=True)
+    return torch.stack(poses), torch.stack(found), coupling
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_em_routing_equals_a_loop(iterations):
+    inputs, weights, raw, use_cost, use_gain = tensors(
+        (NUM, INS, ATOMS), (INS, ATOMS, OUTS, SIZE), (NUM, INS), (OUTS,), (OUTS,)
+    )
+    costs = use_cost, use_gain
+    found = caps.em_routing(inputs, raw.sigmoid(), weights, costs, iterations=iterations)
+    votes = predicted(inputs, weights)
+    each = [slow_em(votes[n], raw[n].sigmoid(), costs, iterations) for n in range(NUM)]
+    expected = tuple(map(torch.stack, zip(*each, strict=True)))
+    assert_equal_with_gradients(found, expected, (inputs, weights, raw, use_cost, use_gain))
+    torch.testing.assert_close(found[2].sum(2), torch.ones(NUM, INS, dtype=torch.float64))
+
+
+def test_em_routing_gives_a_tight_cluster_its_input_capsules():
+    """Two output capsules: predictions for the first agree, for the second they do not."""
+    votes = torch.randn(1, 8, 2, 3, dtype=torch.float64)
+    votes[:, :, 0] = 0.5 + 0.01 * votes[:, :, 0]
+    inputs = torch.eye(8, dtype=torch.float64)[None]  # capsule i predicts row i of its weights
+    weights = votes[0, :, None].expand(8, 8, 2, 3)
+    zero = torch.zeros(2, dtype=torch.float64)
+    present = torch.ones(1, 8, dtype=torch.float64)
+    poses, found, coupling = caps.em_routing(inputs, present, weights, (zero, zero))
+    assert (coupling[0, :, 0] > 0.95).all()
+    assert found[0, 0] > found[0, 1]
+    torch.testing.assert_close(poses[0, 0], votes[0, :, 0].mean(0), rtol=0, atol=0.01)
+
+
+def test_directions_have_length_one():
+    capsules = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    wanted = torch.tensor([[0.6, 0.8], [0.0, 0.0]])
+    torch.testing.assert_close(caps.directions(capsules), wanted)
+
+
+def test_votes_lie_where_the_voting_capsules_lie():
+    coupling = torch.rand(2, 12, 3)
+    activity = torch.rand(2, 2, 2, 3)
+    found = caps.vote_maps(coupling, activity, torch.tensor([2, 0]))
+    for image, category in enumerate((2, 0)):
+        for row in range(2):
+            for column in range(3):
+                wanted = sum(
+                    coupling[image, (kind * 2 + row) * 3 + column, category]
+                    * activity[image, kind, row, column]
+                    for kind in range(2)
+                )
+                assert float(found[image, 0, row, column]) == pytest.approx(float(wanted))

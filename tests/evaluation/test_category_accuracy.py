@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from interp_train.learning.category_accuracy import CategoryAccuracy
+from interp_train.evaluation.category_accuracy import CategoryAccuracy
 from interp_train.structures import BACKGROUND
 
 LABELS = torch.tensor([0, 0, 0, 1, BACKGROUND])

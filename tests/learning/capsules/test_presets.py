@@ -1,0 +1,71 @@
+"""Every YAML of the group, with its trunk, has as many parameters as the papers say."""
+
+import pytest
+import torch
+
+from interp_train.composition import compose_config
+from interp_train.structures import DataInfo
+from interp_train.systems import build_system
+
+DECODER = 1_411_344
+# name -> trunk, further settings, parameters beside the decoder
+PRESETS = {
+    "capsnet": (["backbone=capsule_trunk"], 6_804_224),
+    "capsnet_official": (["backbone=capsule_trunk", "backbone.initial_std=0.05"], 6_804_384),
+    "efficient_capsnet": (["backbone=efficient_capsule_trunk"], 161_824),
+}
+
+
+def system_of(*overrides, names=tuple("0123456789"), channels=1, size=28):
+    config = compose_config(
+        "train", [*overrides, "data=mnist", f"data.image_size={size}",
+                  "filter_objective=none", "callbacks=none"],
+    )  # fmt: skip
+    zeros, ones = (0.0,) * channels, (1.0,) * channels
+    info = DataInfo("any", names, (), {}, (), size, channels, zeros, ones, "", "")
+    return build_system(config, info)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_networks_have_the_published_numbers_of_parameters(name):
+    overrides, number = PRESETS[name]
+    system = system_of(f"learning={name}", *overrides)
+    assert count(system.network) == number
+    assert count(system.decoder) == DECODER
+    images = torch.rand(2, 1, 28, 28)
+    reading = system.read(images)
+    assert reading.capsules.shape == (2, 10, 16)
+    assert reading.activity.shape == ((2, 16, 1, 1) if "efficient" in name else (2, 32, 6, 6))
+    rates = system.configure_optimizers()
+    interval = rates["lr_scheduler"]["interval"]
+    assert interval == ("epoch" if "efficient" in name else "step")
+    assert system.reconstruction_weight == (0.01 if "official" in name else 0.0005)
+
+
+def test_the_weights_of_a_mean_and_of_a_sum_over_pixels_agree():
+    """The paper's 0.0005 of a sum over the pixels of MNIST is 0.392 of their mean."""
+    assert system_of("learning=capsnet", "backbone=capsule_trunk").reconstruction_weight * (
+        28 * 28
+    ) == pytest.approx(0.392)
+
+
+def test_a_head_over_a_deep_backbone_shares_its_weights():
+    system = system_of(
+        "learning=capsule_head", "backbone=small_cnn", channels=3, size=96, names=("a", "b", "c")
+    )
+    head = system.network.head
+    assert head.grid == (6, 6)
+    assert head.categories.weights.shape == (32, 8, 3, 16)
+    assert system.read(torch.rand(2, 3, 96, 96)).lengths.shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["capsnet_mnist", "efficient_capsnet_mnist", "class_capsules"])
+def test_experiments_compose(name):
+    config = compose_config("train", [f"experiment={name}"])
+    assert config["learning"]["_target_"].endswith("CapsNet")
+    assert "capsule_panels" in config["callbacks"]
+    assert config["data"]["shift"] == 2
