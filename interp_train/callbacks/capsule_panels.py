@@ -1,7 +1,7 @@
 """What capsules hold: images drawn from them, each atom varied, and which parts vote for them."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -78,7 +78,7 @@ class CapsulePanels(FigureCallback):
                 self._pinned = pinned_images(trainer, number=self.num_images, indices=self.indices)
             batch = self._pinned
             reading = pl_module.read(batch.images.to(pl_module.device))
-            record = {
+            record: dict[str, Any] = {
                 "images": as_bytes(pixels_of(pl_module, batch.images)),
                 "labels": batch.labels.numpy(),
                 "sample_ids": batch.sample_ids.numpy(),
@@ -95,7 +95,7 @@ class CapsulePanels(FigureCallback):
 
     def _draw_images(
         self, trainer: Trainer, system: CapsNet, batch: Batch, reading: Reading
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         number = batch.object_labels.shape[1] if isinstance(batch, OverlapBatch) else 1
         longest = reading.lengths.topk(number, 1).indices
         drawn = [system.drawn(reading.capsules, column) for column in longest.unbind(1)]
@@ -108,16 +108,15 @@ class CapsulePanels(FigureCallback):
         self.submit(trainer, "capsules/drawn", draw)
         return {"drawn": as_bytes(shown)}
 
-    def _draw_varied(
-        self, trainer: Trainer, system: CapsNet, reading: Reading
-    ) -> dict[str, Tensor]:
+    def _draw_varied(self, trainer: Trainer, system: CapsNet, reading: Reading) -> dict[str, Any]:
         offsets = torch.linspace(-self.reach, self.reach, self.steps)
         names, found = system.data_info.class_names, []
         for place, category in enumerate(reading.lengths[: self.num_varied].argmax(1).tolist()):
             capsules = reading.capsules[place : place + 1]
             swept = varied_capsules(capsules, category, offsets)
             categories = torch.full((len(swept),), category, device=swept.device)
-            images = system.drawn(swept, categories).cpu().unflatten(0, (-1, self.steps))
+            images = system.drawn(swept, categories).cpu()
+            images = images.view(-1, self.steps, *images.shape[1:])
             self._submit_varied(trainer, place, images, names[category])
             found.append(as_bytes(images))
         record = {f"varied_{place}": images for place, images in enumerate(found)}
@@ -133,7 +132,7 @@ class CapsulePanels(FigureCallback):
 
     def _draw_votes(
         self, trainer: Trainer, system: CapsNet, batch: Batch, reading: Reading
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         maps = vote_maps(reading.coupling, reading.activity, reading.lengths.argmax(1))
         size = (batch.images.shape[2], batch.images.shape[3])
         votes = upsampled(maps.float().cpu(), size, system.network.geometry("primary"))

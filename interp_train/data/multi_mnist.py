@@ -71,7 +71,7 @@ class OverlappingImages(Dataset[OverlapBatch]):
         span, epoch = 2 * self.shift + 1, int(self._epoch)
         by = whole_numbers(ids, 4, span, self.seed, epoch, _FOR_PLACES) - self.shift
         alone = shifted(self.singles.images[both.flatten()], by.view(-1, 2))
-        alone = alone.unflatten(0, (number, 2))
+        alone = alone.view(number, 2, *alone.shape[1:])
         together = alone.sum(1, dtype=torch.long).clamp(max=255)
         labels = self.singles.labels[both]
         return OverlapBatch(

@@ -85,7 +85,8 @@ class PrimaryCapsules(nn.Module):
         """Capsules ``(N, types * h * w, atoms)``, type by type, of a map ``(N, C, H, W)``."""
         units = at_least_float32(self.convolution(self.pool(self.norm(maps))))
         # Atoms are channels of one position, not neighbouring positions of one channel.
-        capsules = units.unflatten(1, (self.num_types, self.atoms))
+        number, _, height, width = units.shape
+        capsules = units.view(number, self.num_types, self.atoms, height, width)
         squares = capsules.square()
         # Slice by slice, so that receptive fields can be followed through it.
         squared = functools.reduce(operator.add, (squares[:, :, i] for i in range(self.atoms)))
@@ -211,7 +212,7 @@ class CategoryCapsules(nn.Module):
             ValueError: if the predictions would not fit into memory.
         """
         inputs, weights = self._placed(inputs)
-        pieces = inputs.split(self.chunk_size) if self.chunk_size else (inputs,)
+        pieces = torch.split(inputs, self.chunk_size or len(inputs))
         whole = self.routing != "dynamic" or len(weights) != inputs.shape[1]
         check_predictions(pieces[0], weights, whole=whole)
         route = getattr(self, f"_{self.routing}")

@@ -203,7 +203,7 @@ class CapsNet(LearnedSystem):
                 )
             labels = batch.object_labels
         number, categories = labels.shape[1], like.shape[1]
-        return membership_of(labels.flatten(), categories, like).unflatten(0, (-1, number))
+        return membership_of(labels.flatten(), categories, like).view(-1, number, categories)
 
     def _reconstruction_error(
         self, decoder: CapsuleDecoder, capsules: Tensor, members: Tensor, batch: Batch
@@ -215,7 +215,7 @@ class CapsNet(LearnedSystem):
         number = members.shape[1]
         drawn = decoder(capsules.repeat_interleave(number, 0), members.flatten(0, 1))
         pixels = at_least_float32(objects.flatten(0, 1)) * self.std + self.mean
-        errors = (drawn.to(pixels) - pixels).square().flatten(1).sum(1)
+        errors: Tensor = (drawn.to(pixels) - pixels).square().flatten(1).sum(1)
         return (errors * members.sum(2).flatten()).sum() / len(members)
 
     # -- steps -----------------------------------------------------------------------------
