@@ -27,14 +27,15 @@ def reconstruction_figure(images: Tensor, drawn: Tensor, titles: Sequence[str]) 
     check_shape("drawn", drawn, (images.shape[0], "M", *images.shape[1:]))
     rows = torch.cat([images[:, None], drawn], 1).transpose(0, 1)
     grid = image_grid(rows.flatten(0, 1), len(images), gap=2)
-    wide = max(0.82 * len(images), 3.2)
-    left, top, tall = 0.55, 0.22, wide * grid.shape[1] / grid.shape[2]
+    wide = max(1.0 * len(images), 3.2)
+    left, top, tall = 0.55, 0.36, wide * grid.shape[1] / grid.shape[2]
     width, height = left + wide + 0.05, top + tall + 0.05
     figure = new_figure(width, height)
     axes = picture_axes(figure, (left / width, 0.05 / height, wide / width, tall / height), grid)
     for column, title in enumerate(titles):
         x = column * (images.shape[3] + 2) + images.shape[3] / 2
-        axes.text(x, -2, title, ha="center", va="bottom", fontsize=7.5, color=INK)
+        lines = title.replace(" → ", "\n→ ")
+        axes.text(x, -2, lines, ha="center", va="bottom", fontsize=7.5, color=INK)
     for row in range(len(rows)):
         y = row * (images.shape[2] + 2) + images.shape[2] / 2
         name = "image" if row == 0 else "drawn"
@@ -52,7 +53,8 @@ def sweep_figure(swept: Tensor, offsets: Sequence[float], *, title: str) -> Figu
     """
     check_shape("swept", swept, ("O", len(offsets), 3, "H", "W"))
     atoms = [f"atom {index}" for index in range(len(swept))]
-    columns = [f"{offset:+.2f}".replace("-", "−") for offset in offsets]
+    rounded = [round(offset, 2) + 0.0 for offset in offsets]  # no minus before a zero
+    columns = [f"{offset:+.2f}".replace("-", "−") for offset in rounded]
     return grid_figure(swept, atoms, columns, title=title)
 
 

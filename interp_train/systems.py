@@ -161,7 +161,8 @@ def build_system(
         data_info: of the data that the system sees.
         weights: False leaves out the backbone's own weights (they come from a checkpoint).
     """
-    overrides: dict[str, Any] = {} if weights else {"weights": None}
+    has_weights = "weights" in config["backbone"]  # a trunk that always starts afresh has none
+    overrides: dict[str, Any] = {"weights": None} if has_weights and not weights else {}
     network: nn.Module = build(config["backbone"], "backbone", **overrides)
     objectives = build_entries(config.get("filter_objectives"), "filter_objectives")
     system: LearnedSystem = build(

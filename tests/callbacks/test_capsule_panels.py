@@ -113,11 +113,12 @@ def test_titles_say_what_is_taken_for_what():
 
 def test_figures_have_their_labels():
     images = torch.rand(2, 3, 6, 6)
-    figure = reconstruction_figure(images, torch.rand(2, 2, 3, 6, 6), ["a", "b"])
+    figure = reconstruction_figure(images, torch.rand(2, 2, 3, 6, 6), ["a → b (0.90)", "b"])
     assert [text.get_text() for text in figure.axes[0].texts] == [
-        "a", "b", "image", "drawn", "drawn",
+        "a\n→ b (0.90)", "b", "image", "drawn", "drawn",
     ]  # fmt: skip
-    figure = sweep_figure(torch.rand(2, 3, 3, 6, 6), [-0.25, 0.0, 0.25], title="capsule of a")
+    offsets = [-0.25, -1e-9, 0.25]
+    figure = sweep_figure(torch.rand(2, 3, 3, 6, 6), offsets, title="capsule of a")
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts == ["atom 0", "atom 1", "−0.25", "+0.00", "+0.25"]
     figure = vote_figure(images, torch.rand(2, 1, 6, 6), ["a", "b"])

@@ -16,14 +16,14 @@ PRESETS = {
 }
 
 
-def system_of(*overrides, names=tuple("0123456789"), channels=1, size=28):
+def system_of(*overrides, names=tuple("0123456789"), channels=1, size=28, weights=True):
     config = compose_config(
         "train", [*overrides, "data=mnist", f"data.image_size={size}",
                   "filter_objective=none", "callbacks=none"],
     )  # fmt: skip
     zeros, ones = (0.0,) * channels, (1.0,) * channels
     info = DataInfo("any", names, (), {}, (), size, channels, zeros, ones, "", "")
-    return build_system(config, info)
+    return build_system(config, info, weights=weights)
 
 
 def count(module):
@@ -69,3 +69,18 @@ def test_experiments_compose(name):
     assert config["learning"]["_target_"].endswith("CapsNet")
     assert "capsule_panels" in config["callbacks"]
     assert config["data"]["shift"] == 2
+
+
+@pytest.mark.parametrize("trunk", ["efficient_capsule_trunk", "small_cnn"])
+def test_a_network_is_built_for_the_weights_of_a_checkpoint(trunk):
+    """With a trunk that has weights of its own, and with one that always starts afresh."""
+    name = "efficient_capsnet" if trunk.startswith("efficient") else "capsule_head"
+    channels, size = (1, 28) if trunk.startswith("efficient") else (3, 96)
+    options = {"channels": channels, "size": size}
+    one, other = (
+        system_of(f"learning={name}", f"backbone={trunk}", **options, weights=weights)
+        for weights in (True, False)
+    )
+    other.load_state_dict(one.state_dict())
+    images = torch.rand(2, channels, size, size)
+    torch.testing.assert_close(one.eval()(images), other.eval()(images))
