@@ -163,19 +163,10 @@ def compare_heatmaps(
     named: Iterable[tuple[str, HeatmapMethod]] = methods.items()
     if progress:
         named = shown_progress(named, "comparing heatmap methods", len(methods))
-    setting = {
-        "data": data.info.name,
-        "images": len(pinned.images),
-        "image size": data.info.image_size,
-        "should point at": settings.part or "object",
-        "target": settings.target,
-        "stability and randomisation on": f"{settings.stability_images} images",
-        "seed": settings.seed,
-    }
     quality = HeatmapQuality(
         folder=folder,
         network=subject.source,
-        setting=setting,
+        setting=_stated(settings, data, len(pinned.images)),
         methods=[],
         baselines=[],
         examples=pixels_of_input(pinned.images[rows], subject.info),
@@ -191,6 +182,19 @@ def compare_heatmaps(
         if found is not None:
             found(quality)
     return quality
+
+
+def _stated(settings: ComparisonSettings, data: Any, num_images: int) -> dict[str, Any]:
+    """The setting, as the page says it."""
+    return {
+        "data": data.info.name,
+        "images": num_images,
+        "image size": data.info.image_size,
+        "should point at": settings.part or "object",
+        "target": settings.target,
+        "stability and randomisation on": f"{settings.stability_images} images",
+        "seed": settings.seed,
+    }
 
 
 def _measured(
