@@ -301,8 +301,8 @@ def heatmap_figure(
     place = (0.0, 0.62 / height, 1.0, picture / height)
     axes = picture_axes(figure, place, grid)
     for index, title in enumerate(titles):
-        x = index * (images.shape[-1] + 3) + images.shape[-1] / 2
-        axes.text(x, -6, title, ha="center", va="bottom", fontsize=7.5, color=INK)
+        x, y = index * (images.shape[-1] + 3) + images.shape[-1] / 2, -0.027 * images.shape[-2]
+        axes.text(x, y, title, ha="center", va="bottom", fontsize=7.5, color=INK)
     bar = (0.004, 0.2 / height, min(0.5, 2.2 / width), 0.1 / height)
     colour_bar(figure, bar, high=high, label=scale_label)
     return figure
