@@ -150,7 +150,8 @@ def test_a_capsule_network_resumes_exactly(tmp_path):
     """With its schedule, which steps per batch, and the pictures of its capsules."""
     size = ["data.num_train=128", "data.num_val=31", "report=false", "trainer.log_every_n_steps=1"]
     overrides = ["experiment=class_capsules", *size, "trainer.max_epochs=2"]
-    config = compose_config("train", [*overrides, f"output_dir={tmp_path}"])
+    overrides += ["trainer.check_val_every_n_epoch=1", f"output_dir={tmp_path}"]
+    config = compose_config("train", overrides)
     whole = train(config).folder
     half = train({**config, "trainer": {**config["trainer"], "max_epochs": 1}}).folder
     train(resumed_config(half, {"trainer.max_epochs": 2}))
