@@ -16,6 +16,7 @@ from interp_train.callbacks.pinned_images import (
     validation_loader,
 )
 from interp_train.checks import check_range
+from interp_train.collectives import num_processes
 from interp_train.learning.interpretable_rcnn.module import InterpretableRcnn
 from interp_train.parse_drawings import as_drawn
 from interp_train.parse_records import (
@@ -151,8 +152,8 @@ def _drawn(found: Detections) -> list[Any]:
 
 def _gathered(own: _Parsed) -> _Parsed:
     """The trees of all processes."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if num_processes() == 1:
         return own
-    found: list[Any] = [None] * torch.distributed.get_world_size()
+    found: list[Any] = [None] * num_processes()
     torch.distributed.all_gather_object(found, own)
     return [entry for listed in found for entry in listed]

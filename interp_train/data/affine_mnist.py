@@ -5,23 +5,21 @@ After the affNIST experiment of Sabour, Frosst & Hinton, "Dynamic Routing Betwee
 ranges are ours; whole batches are transformed at once.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from interp_train.checks import check_choice, check_range
 from interp_train.counter_random import uniform_numbers
 from interp_train.data.image_arrays import ImageArrays
 from interp_train.data.mnist import MnistData
-from interp_train.data.split_loaders import training_loader, validation_loader
-from interp_train.structures import Batch, DataInfo
+from interp_train.data.remade_mnist import RemadeMnist
+from interp_train.structures import Batch
 
 
 class AffineRanges(NamedTuple):
@@ -120,7 +118,7 @@ def transformed(images: Tensor, transforms: Tensor) -> Tensor:
 
 
 @final
-class AffineMnistData(LightningDataModule):
+class AffineMnistData(RemadeMnist):
     """Digits of which those of one split are turned, sheared, scaled and moved.
 
     Args:
@@ -169,53 +167,20 @@ class AffineMnistData(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         check_choice("transformed", transformed, ("val", "train"))
         self.transformed = transformed
         self.ranges = checked_ranges(rotation, shear, scale, shift)
-        self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
-        self.singles = MnistData(
+        singles = MnistData(
             root, name, split=split, num_train=num_train, num_val=num_val, image_size=image_size,
             shift=train_shift if transformed == "val" else 0, value_range=value_range,
             batch_size=batch_size, num_workers=num_workers, seed=seed,
         )  # fmt: skip
-        self._datasets: dict[str, ImageArrays | AffineImages] = {}
+        super().__init__(singles, "affine", f"{transformed} {self.ranges} {seed}")
 
-    @property
-    def info(self) -> DataInfo:
-        """See `ArrayData.info`."""
-        info = self.singles.info
-        mark = f"{info.fingerprint} {self.transformed} {self.ranges} {self.seed}"
-        fingerprint = hashlib.sha256(mark.encode()).hexdigest()[:16]
-        return info._replace(name=f"affine_{info.name}", fingerprint=fingerprint)
-
-    def dataset(self, split: str) -> ImageArrays | AffineImages:
-        """The images of a split, ``"train"`` or ``"val"``."""
-        if split not in self._datasets:
-            singles = self.singles.dataset(split)
-            changed = split == self.transformed
-            made = AffineImages(singles, self.ranges, self.seed) if changed else singles
-            self._datasets[split] = made
-        return self._datasets[split]
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches in an order that follows from (seed, epoch)."""
-        return training_loader(
-            self.dataset("train"),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every validation image exactly once over all processes."""
-        return validation_loader(
-            self.dataset("val"), batch_size=self.batch_size, num_workers=self.num_workers
-        )
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The validation images."""
-        return self.val_dataloader()
+    def remade(self, split: str, singles: ImageArrays) -> ImageArrays | AffineImages:
+        """The images of a split."""
+        changed = split == self.transformed
+        return AffineImages(singles, self.ranges, self.seed) if changed else singles
 
 
 def checked_ranges(

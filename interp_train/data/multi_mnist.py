@@ -4,21 +4,19 @@ Sabour, Frosst & Hinton, "Dynamic Routing Between Capsules", NIPS 2017, sec. 6: 
 by up to 4 pixels on 36, and grey values are added up to white. Whole batches are made at once.
 """
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any, final
+from typing import final
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from interp_train.checks import check_range
 from interp_train.counter_random import uniform_numbers, whole_numbers
 from interp_train.data.image_arrays import ImageArrays, shifted
 from interp_train.data.mnist import MnistData
-from interp_train.data.split_loaders import training_loader, validation_loader
-from interp_train.structures import DataInfo, OverlapBatch
+from interp_train.data.remade_mnist import RemadeMnist
+from interp_train.structures import OverlapBatch
 
 _FOR_PARTNERS, _FOR_PLACES = range(2)
 
@@ -99,7 +97,7 @@ class OverlappingImages(Dataset[OverlapBatch]):
 
 
 @final
-class MultiMnistData(LightningDataModule):
+class MultiMnistData(RemadeMnist):
     """Pairs of MNIST images as `OverlapBatch`; validation pairs stay the same.
 
     Args:
@@ -135,54 +133,14 @@ class MultiMnistData(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         check_range("shift", shift, 0, 16)
-        self.shift, self.seed = shift, seed
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.singles = MnistData(
-            root,
-            name,
-            split=split,
-            num_train=num_train,
-            num_val=num_val,
-            image_size=image_size,
-            value_range=value_range,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        self._datasets: dict[str, OverlappingImages] = {}
+        self.shift = shift
+        singles = MnistData(
+            root, name, split=split, num_train=num_train, num_val=num_val, image_size=image_size,
+            value_range=value_range, batch_size=batch_size, num_workers=num_workers, seed=seed,
+        )  # fmt: skip
+        super().__init__(singles, "multi", f"overlapping {shift}")
 
-    @property
-    def info(self) -> DataInfo:
-        """See `ArrayData.info`."""
-        info = self.singles.info
-        mark = f"{info.fingerprint} overlapping {self.shift}"
-        fingerprint = hashlib.sha256(mark.encode()).hexdigest()[:16]
-        return info._replace(name=f"multi_{info.name}", fingerprint=fingerprint)
-
-    def dataset(self, split: str) -> OverlappingImages:
-        """The pairs of a split, ``"train"`` or ``"val"``."""
-        if split not in self._datasets:
-            singles = self.singles.dataset(split)
-            self._datasets[split] = OverlappingImages(singles, self.shift, self.seed)
-        return self._datasets[split]
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches in an order that follows from (seed, epoch)."""
-        return training_loader(
-            self.dataset("train"),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Every validation pair exactly once over all processes."""
-        return validation_loader(
-            self.dataset("val"), batch_size=self.batch_size, num_workers=self.num_workers
-        )
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The validation pairs."""
-        return self.val_dataloader()
+    def remade(self, split: str, singles: ImageArrays) -> OverlappingImages:
+        """The pairs of a split."""
+        return OverlappingImages(singles, self.shift, self.seed)

@@ -11,6 +11,7 @@ from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_choice
 from interp_train.evaluation.category_accuracy import CategoryAccuracy
 from interp_train.label_counts import LabelCounts, membership_of
+from interp_train.optimisation import learning_rate_of, with_scheduler
 from interp_train.protocols import FilterObjective, ViewObjective
 from interp_train.structures import BACKGROUND, Batch, DataInfo, StepOutputs, ViewBatch
 from interp_train.systems import LearnedSystem
@@ -197,25 +198,13 @@ class Classifier(LearnedSystem):
 
     def configure_optimizers(self) -> Any:
         """Optimiser over the network's groups and the objectives' parameters; scheduler."""
-        rate = getattr(self.make_optimizer, "keywords", {}).get("lr")
-        if rate is None:
-            raise ValueError(
-                f"`optimizer` must be a partial with a learning rate, but got "
-                f"{self.make_optimizer!r}. Use functools.partial(torch.optim.Adam, lr=1e-3)."
-            )
+        rate = learning_rate_of(self.make_optimizer)
         groups = self.network.parameter_groups(rate)
         own = [parameter for parameter in self.objectives.parameters() if parameter.requires_grad]
         if own:
             groups.append({"params": own, "lr": rate, "name": "objectives"})
         optimizer = self.make_optimizer(groups)
-        if self.make_scheduler is None:
-            return optimizer
-        scheduler = self.make_scheduler(optimizer)
-        interval = self.scheduler_interval
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": interval},
-        }
+        return with_scheduler(optimizer, self.make_scheduler, self.scheduler_interval)
 
     def _check_labels(self, labels: Tensor) -> None:
         """At once where reading them costs nothing; else the first batch, and the range later.

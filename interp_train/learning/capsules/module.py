@@ -24,6 +24,7 @@ from interp_train.label_counts import membership_of
 from interp_train.learning.capsules import functional
 from interp_train.learning.capsules.heads import CapsuleDecoder, CapsuleHead
 from interp_train.learning.capsules.measures import CapsuleMeasures
+from interp_train.optimisation import learning_rate_of, with_scheduler
 from interp_train.precision import at_least_float32
 from interp_train.protocols import FilterObjective
 from interp_train.structures import Batch, DataInfo, OverlapBatch, StepOutputs
@@ -256,24 +257,13 @@ class CapsNet(LearnedSystem):
 
     def configure_optimizers(self) -> Any:
         """Optimiser over the network's groups and the decoder; scheduler."""
-        rate = getattr(self.make_optimizer, "keywords", {}).get("lr")
-        if rate is None:
-            raise ValueError(
-                f"`optimizer` must be a partial with a learning rate, but got "
-                f"{self.make_optimizer!r}. Use functools.partial(torch.optim.Adam, lr=1e-3)."
-            )
+        rate = learning_rate_of(self.make_optimizer)
         groups = self.network.parameter_groups(rate)
         if self.decoder is not None:
             own = list(self.decoder.parameters())
             groups.append({"params": own, "lr": rate, "name": "decoder"})
         optimizer = self.make_optimizer(groups)
-        if self.make_scheduler is None:
-            return optimizer
-        scheduler, interval = self.make_scheduler(optimizer), self.scheduler_interval
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": interval},
-        }
+        return with_scheduler(optimizer, self.make_scheduler, self.scheduler_interval)
 
     # -- for pictures ----------------------------------------------------------------------
 

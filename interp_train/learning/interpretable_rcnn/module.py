@@ -34,6 +34,7 @@ from interp_train.learning.interpretable_rcnn.detector import (
 from interp_train.learning.interpretable_rcnn.feature_pyramid import BackbonePyramid
 from interp_train.learning.interpretable_rcnn.functional import sharpness_at
 from interp_train.learning.interpretable_rcnn.part_head import PartHead
+from interp_train.optimisation import learning_rate_of
 from interp_train.protocols import FilterObjective
 from interp_train.structures import DataInfo, DetectionBatch, Detections, StepOutputs
 from interp_train.systems import LearnedSystem
@@ -187,12 +188,7 @@ class InterpretableRcnn(LearnedSystem):
 
     def configure_optimizers(self) -> Any:
         """Optimiser over the backbone's groups and the detector; warm-up and scheduler."""
-        rate = getattr(self.make_optimizer, "keywords", {}).get("lr")
-        if rate is None:
-            raise ValueError(
-                f"`optimizer` must be a partial with a learning rate, but got "
-                f"{self.make_optimizer!r}. Use functools.partial(torch.optim.SGD, lr=0.01)."
-            )
+        rate = learning_rate_of(self.make_optimizer)
         own = [parameter for parameter in self.detector.parameters() if parameter.requires_grad]
         groups = [
             *self.network.parameter_groups(rate),
