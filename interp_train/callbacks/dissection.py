@@ -27,7 +27,7 @@ from interp_train.callbacks.random_network import activations_of, measured_netwo
 from interp_train.callbacks.time_budget import TimeBudget
 from interp_train.checks import check_range
 from interp_train.collectives import num_processes
-from interp_train.evaluation.concept_overlap import concept_scheme, thinned
+from interp_train.evaluation.concept_labels import concept_scheme, thinned
 from interp_train.evaluation.detectors import HEADLINES
 from interp_train.evaluation.dissection import DissectionMetric
 from interp_train.evaluation.layer_dissection import (

@@ -159,15 +159,15 @@ def active_rows(maps: Tensor, levels: Tensor, grid: PixelGrid) -> Iterator[Activ
     """
     check_shape("levels", levels, (maps.shape[1],))
     levels = levels.float()
-    windows = _windows(maps > levels[:, None, None], grid)
+    windows = _windows(maps.float() > levels[:, None, None], grid)
     size = grid.rows.fractions.shape[1] * grid.columns.fractions.shape[1]
-    for some in torch.split(windows, max(1, _CHUNK // size)):
-        if len(some):
+    for some in torch.split(windows, max(1, _CHUNK // size), 1):
+        if some.shape[1]:
             yield _within_windows(maps, levels, grid, some)
 
 
 def _windows(above: Tensor, grid: PixelGrid) -> Tensor:
-    """Windows with a corner above the level, in order, ``(W, 4)``: see `_within_windows`.
+    """Windows with a corner above the level, in order, ``(3, W)``: see `_within_windows`.
 
     Few cells are above: from these to the windows is shorter than over all windows.
 
@@ -175,36 +175,43 @@ def _windows(above: Tensor, grid: PixelGrid) -> Tensor:
         above: whether cells exceed the level, bool ``(N, K, h, w)``.
         grid: of the pixels.
     """
-    image, unit, row, column = above.nonzero().unbind(1)
+    height, width = above.shape[2:]
+    cell = above.flatten().nonzero()[:, 0]  # of one axis: several are slower than the divisions
+    place, row, column = cell // (height * width), cell // width % height, cell % width
     row_run, column_run = grid.rows.runs_at[row][:, :, None], grid.columns.runs_at[column][:, None]
-    rows, columns, units = len(grid.rows.first), len(grid.columns.first), above.shape[1]
-    place = (image * units + unit)[:, None, None]
-    keys = (place * rows + row_run) * columns + column_run
+    rows, columns = len(grid.rows.first), len(grid.columns.first)
+    keys = (place[:, None, None] * rows + row_run) * columns + column_run
     keys = torch.unique(keys[(row_run >= 0) & (column_run >= 0)])
-    place, run = keys // (rows * columns), keys % (rows * columns)
-    return torch.stack([place // units, place % units, run // columns, run % columns], 1)
+    return torch.stack([keys // (rows * columns), keys // columns % rows, keys % columns])
 
 
 def _within_windows(maps: Tensor, levels: Tensor, grid: PixelGrid, windows: Tensor) -> ActiveRows:
-    """Interpolate windows ``(W, 4)``: image, unit, run of rows, run of columns.
+    """Interpolate windows ``(3, W)``: image and unit in one number, run of rows, run of columns.
 
     Edges first: the rows of a window in which neither edge exceeds the level hold no pixel.
     """
-    rows, columns = grid.rows, grid.columns
-    image, unit, row_run, column_run = windows.unbind(1)
+    rows, columns, units = grid.rows, grid.columns, maps.shape[1]
+    place, row_run, column_run = windows
+    unit = place % units
     left = _edge(maps, windows, columns.lower[column_run], rows)
     right = _edge(maps, windows, columns.upper[column_run], rows)
-    window, row = (left.maximum(right) > levels[unit, None]).nonzero().unbind(1)
-    left, right = left[window, row, None], right[window, row, None]
+    inside = (left.maximum(right) > levels[unit, None]).flatten().nonzero()[:, 0]
+    window, row = inside // left.shape[1], inside % left.shape[1]
+    left = left.view(-1).index_select(0, inside)[:, None]
+    right = right.view(-1).index_select(0, inside)[:, None]
     run = column_run[window]
-    values = columns.fractions[run].mul_(right - left).add_(left)
+    values = columns.fractions.index_select(0, run).mul_(right - left).add_(left)
     first = (rows.first[row_run[window]] + row) * grid.width + columns.first[run]
-    return ActiveRows(image[window], unit[window], first, values)
+    return ActiveRows((place // units)[window], unit[window], first, values)
 
 
 def _edge(maps: Tensor, windows: Tensor, cells: Tensor, rows: Axis) -> Tensor:
     """Values along the vertical edge of each window, ``(W, longest)``; NaN beyond its end."""
-    image, unit, run, _ = windows.unbind(1)
-    above = maps[image, unit, rows.lower[run], cells, None].float()
-    below = maps[image, unit, rows.upper[run], cells, None].float()
-    return above + rows.fractions[run] * (below - above)
+    place, run, _ = windows
+    height, width = maps.shape[2:]
+    flat, first = maps.reshape(-1), place * (height * width) + cells
+    above, below = (
+        flat.index_select(0, first + cell[run] * width).float()[:, None]
+        for cell in (rows.lower, rows.upper)
+    )
+    return above + rows.fractions.index_select(0, run) * (below - above)

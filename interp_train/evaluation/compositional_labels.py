@@ -21,7 +21,7 @@ from torchmetrics import Metric
 from interp_train.checks import check_range, check_shape
 from interp_train.evaluation.active_pixels import active_pixels, pixel_grid
 from interp_train.evaluation.concept_formulas import FoundFormula, best_formulas
-from interp_train.evaluation.concept_overlap import ConceptScheme, concept_scheme, label_counts
+from interp_train.evaluation.concept_labels import ConceptScheme, concept_scheme, labelled_batch
 from interp_train.evaluation.peak_table import map_frame
 from interp_train.evaluation.row_gathering import gather_rows
 from interp_train.evaluation.unit_basis import Rules
@@ -76,32 +76,6 @@ class UnitFormulas(NamedTuple):
     def texts(self) -> list[str]:
         """The formula of each unit in words, or ""."""
         return [found.formula.text(self.names) if found else "" for found in self.formulas]
-
-
-def combination_index(labels: Tensor, scheme: ConceptScheme) -> tuple[Tensor, Tensor]:
-    """The combinations of labels in a batch, and which one each pixel shows.
-
-    Args:
-        labels: label maps of any integer type, ``(N, maps, H, W)``.
-        scheme: the concepts.
-
-    Returns:
-        int32 ``(S, maps)`` and long ``(N, H * W)``.
-    """
-    sizes = [size for size, n in zip(scheme.sizes, scheme.layers, strict=True) for _ in range(n)]
-    flat = labels.flatten(2)
-    index, count = torch.zeros_like(flat[:, 0], dtype=torch.long), 1
-    for place, size in enumerate(sizes):
-        if count * (size + 1) >= 2**62:
-            index = torch.unique(index, return_inverse=True)[1]
-            count = int(index.max()) + 1
-        index, count = index * (size + 1) + flat[:, place].long(), count * (size + 1)
-    values, index = torch.unique(index, return_inverse=True)
-    # Any pixel of a combination tells its labels.
-    example = torch.zeros(len(values), dtype=torch.long, device=labels.device)
-    everywhere = torch.arange(index.numel(), device=labels.device)
-    example[index.flatten()] = everywhere
-    return flat.transpose(1, 2).flatten(0, 1)[example].int(), index
 
 
 @final
@@ -182,7 +156,8 @@ class CompositionalLabels(Metric):
         """
         check_shape("activations", activations, (len(batch.images), len(self.thresholds), "h", "w"))
         labels = batch.concept_maps.to(activations.device, self.scheme.label_type)
-        self.images = self.images + label_counts(labels, self.scheme).images
+        labelled = labelled_batch(labels, self.scheme, most=None)
+        self.images = self.images + labelled.counts.images
         frame = map_frame(activations, batch.images, self.geometry)
         grid = pixel_grid(
             (frame.height, frame.width),
@@ -191,7 +166,8 @@ class CompositionalLabels(Metric):
             frame.geometry,
             activations.device,
         )
-        kinds, index = combination_index(labels, self.scheme)
+        joint = labelled.joint[0]
+        kinds, index = joint.labels.int(), joint.combination.view(len(labels), labelled.size)
         units = len(self.thresholds)
         active = torch.zeros(len(kinds) * units, dtype=torch.long, device=labels.device)
         levels = self.thresholds.to(labels.device)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from interp_train.evaluation.concept_overlap import ConceptScheme
+from interp_train.evaluation.concept_labels import ConceptScheme
 
 HEADLINES = ("detectors", "unique_best", "unique_per_category", "mean_best_iou")
 

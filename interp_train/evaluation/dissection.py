@@ -28,13 +28,8 @@ from torchmetrics import Metric
 
 from interp_train.checks import check_choice, check_range
 from interp_train.evaluation.active_pixels import pixel_grid
-from interp_train.evaluation.concept_overlap import (
-    UNIONS,
-    ConceptScheme,
-    OverlapCounts,
-    concept_scheme,
-    dataset_iou,
-)
+from interp_train.evaluation.concept_labels import ConceptScheme, concept_scheme
+from interp_train.evaluation.concept_overlap import UNIONS, OverlapCounts, dataset_iou
 from interp_train.evaluation.detectors import (
     UnitLabels,
     detector_numbers,

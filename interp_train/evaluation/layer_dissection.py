@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from interp_train.evaluation.concept_overlap import ConceptScheme
+from interp_train.evaluation.concept_labels import ConceptScheme
 from interp_train.evaluation.detectors import UnitLabels, detector_numbers, unit_labels
 from interp_train.evaluation.dissection import DissectionMetric, DissectionResult
 
@@ -97,12 +97,13 @@ class LayerDissection(NamedTuple):
         """
         labels = unit_labels(self.result.iou[:, quantile])
         order = labels.scores.argsort(descending=True, stable=True).tolist()
-        overlapping = [unit for unit in order if labels.scores[unit] > 0]
-        order = [unit for unit in overlapping if labels.scores[unit] > self.least_iou]
+        scores, concepts = labels.scores.tolist(), labels.concepts.tolist()
+        overlapping = [unit for unit in order if scores[unit] > 0]
+        order = [unit for unit in overlapping if scores[unit] > self.least_iou]
         order = order or overlapping[:1]
         first: dict[int, int] = {}
         for unit in order:
-            first.setdefault(int(labels.concepts[unit]), unit)
+            first.setdefault(concepts[unit], unit)
         best = set(first.values())
         chosen = [*first.values(), *(unit for unit in order if unit not in best)]
         return chosen[:number]

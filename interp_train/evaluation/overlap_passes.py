@@ -19,12 +19,13 @@ from interp_train.collectives import (
     sum_over_processes,
 )
 from interp_train.evaluation.active_pixels import PixelGrid
-from interp_train.evaluation.concept_overlap import (
+from interp_train.evaluation.concept_labels import (
     ConceptScheme,
     LabelCounts,
-    OverlapCounts,
-    label_counts,
+    LabelledBatch,
+    labelled_batch,
 )
+from interp_train.evaluation.concept_overlap import OverlapCounts
 from interp_train.evaluation.position_baselines import scrambled
 from interp_train.evaluation.row_gathering import gather_rows
 from interp_train.evaluation.unit_basis import Rules, UnitBasis
@@ -107,14 +108,15 @@ class OverlapPasses:
             ValueError: if the cache is full and `num_images` is not known.
         """
         if self.settled:
-            self._count_labels(batch.labels)
+            own = self._labelled(batch.labels)
             for basis, maps in zip(self.bases, self._in_all_bases(batch), strict=True):
-                basis.tally(maps, [batch.labels], grid)
+                basis.tally(maps, [own], grid)
             return
         self._grid = grid
         self._values_per_image = self.rules.values_per_image(grid, batch.maps.shape[2:].numel())
         self._images += len(batch.maps)
-        self._finite = self._finite & batch.maps.isfinite().all()
+        for extreme in batch.maps.aminmax() if batch.maps.numel() else ():  # NaN is one, too
+            self._finite = self._finite & extreme.isfinite()
         if self._kept is None:
             self._observe(self._in_all_bases(batch))
             return
@@ -224,18 +226,22 @@ class OverlapPasses:
         others = exchanged(kept, self.seed, self.device) if self.exchange else []
         for index, batch in enumerate(kept):
             assert self._grid is not None
-            self._count_labels(batch.labels)
+            own = self._labelled(batch.labels)
+            other = [labelled_batch(labels, self.scheme) for labels in others[index : index + 1]]
             for number, basis in enumerate(self.bases):
-                labellings = [batch.labels, *(others[index : index + 1] if number == 0 else ())]
+                labellings = [own, *(other if number == 0 else ())]
                 basis.tally(maps[index][number], labellings, self._grid)
         return True
 
-    def _count_labels(self, labels: Tensor) -> None:
-        fresh = label_counts(labels, self.scheme)
+    def _labelled(self, labels: Tensor) -> LabelledBatch:
+        """The label maps of a batch, which are counted."""
+        found = labelled_batch(labels, self.scheme)
+        fresh = found.counts
         if self._labels is not None:
             fresh = LabelCounts(*map(torch.add, self._labels, fresh))
         self._labels = fresh
         self._counted += len(labels)
+        return found
 
     def _merged_labels(self) -> LabelCounts:
         counts = self._labels

@@ -83,34 +83,52 @@ def tracking_r2(positions: Tensor, locations: Tensor) -> Tensor:
         Float64 ``(K, P)``, 1 at best, unbounded below; NaN where a part is visible in fewer
         than two images or does not move.
     """
-    visible = locations.isfinite().all(-1).double()
-    count = visible.sum(0)
-    landmarks = torch.where(visible[..., None] > 0, locations.double(), 0)
-    landmarks = (landmarks - landmarks.sum(0) / count[:, None]) * visible[..., None]
-    total, square = landmarks.sum(0), landmarks.square().sum((0, 2))
-    variation = square - total.square().sum(-1) / count
-    moves = (count >= 2) & (variation > _LEAST_VARIANCE * count)
+    landmarks = _centred(locations)
     r2 = torch.cat(
         [
-            1 - _error_variation(chunk, visible, landmarks, (total, square)) / variation
+            1 - _error_variation(chunk, landmarks) / landmarks.variation
             for chunk in torch.split(positions, _CHUNK, 1)
         ]
     )
-    return torch.where(moves, r2, torch.nan)
+    return torch.where(landmarks.moves, r2, torch.nan)
 
 
-def _error_variation(
-    positions: Tensor, visible: Tensor, landmarks: Tensor, sums: tuple[Tensor, Tensor]
-) -> Tensor:
+class _Landmarks(NamedTuple):
+    """Landmarks around their mean, over the images where each is visible.
+
+    Attributes:
+        visible: 0 or 1, float64 ``(N, P)``.
+        offsets: from the mean, float64 ``(N, P, 2)``; 0 where not visible.
+        variation: sum of |l - mean l|^2, ``(P,)``.
+        moves: whether R2 is defined, bool ``(P,)``.
+    """
+
+    visible: Tensor
+    offsets: Tensor
+    variation: Tensor
+    moves: Tensor
+
+
+def _centred(locations: Tensor) -> _Landmarks:
+    visible = locations.isfinite().all(-1).double()
+    count = visible.sum(0)
+    offsets = torch.where(visible[..., None] > 0, locations.double(), 0)
+    offsets = (offsets - offsets.sum(0) / count[:, None]) * visible[..., None]
+    variation = offsets.square().sum((0, 2)) - offsets.sum(0).square().sum(-1) / count
+    moves = (count >= 2) & (variation > _LEAST_VARIANCE * count)
+    return _Landmarks(visible, offsets, variation, moves)
+
+
+def _error_variation(positions: Tensor, landmarks: _Landmarks) -> Tensor:
     """Sum over images of |e - mean e|^2, ``(K, P)``, from moments: nothing is N x K x P large."""
+    visible, offsets = landmarks.visible, landmarks.offsets
     # R2 ignores a shift; measured from the first image a constant filter gives exactly 0.
     positions = positions.double() - positions[:1].double()
     moved = torch.einsum("np,nkd->kpd", visible, positions)
     moved_square = positions.square().sum(-1).T @ visible
-    cross = torch.einsum("npd,nkd->kp", landmarks, positions)
-    total, square = sums
-    mean_part = (moved - total).square().sum(-1) / visible.sum(0)
-    return square + moved_square - 2 * cross - mean_part
+    cross = torch.einsum("npd,nkd->kp", offsets, positions)
+    mean_part = (moved - offsets.sum(0)).square().sum(-1) / visible.sum(0)
+    return offsets.square().sum((0, 2)) + moved_square - 2 * cross - mean_part
 
 
 def part_tracking(
@@ -128,11 +146,34 @@ def part_tracking(
     Raises:
         ValueError: if no category has a part that can be measured on both halves.
     """
+    return _tracking(table, _images_of(table, num_categories), categories)
+
+
+class _Images(NamedTuple):
+    """The images that count for each category.
+
+    Attributes:
+        rows: of each category, long; even ranks choose, odd ranks score.
+        measurable: parts that move on both halves, bool ``(C, P)``.
+    """
+
+    rows: list[Tensor]
+    measurable: Tensor
+
+
+def _images_of(table: PeakTable, num_categories: int) -> _Images:
+    counted = boxed(table)
     rows_of = [
-        (boxed(table) & (table.labels == category)).nonzero()[:, 0]
-        for category in range(num_categories)
+        (counted & (table.labels == category)).nonzero()[:, 0] for category in range(num_categories)
     ]
-    measurable = torch.stack([_measurable_parts(table, rows) for rows in rows_of])
+    moves = [
+        [_centred(_landmarks(table, rows[start::2])).moves for start in (0, 1)] for rows in rows_of
+    ]
+    return _Images(rows_of, torch.stack([even & odd for even, odd in moves]))
+
+
+def _tracking(table: PeakTable, images: _Images, categories: Tensor | None) -> PartTrackingResult:
+    measurable = images.measurable
     if not measurable.any():
         raise ValueError(
             "`table` must show a moving part in at least two even and two odd images of one "
@@ -143,7 +184,7 @@ def part_tracking(
     num_filters, num_parts = table.values.shape[1], table.part_locations.shape[1]
     choice, score = torch.full((2, num_filters, num_parts), torch.nan, dtype=torch.float64)
     active = torch.zeros(num_filters, dtype=torch.float64)
-    for category, rows in enumerate(rows_of):
+    for category, rows in enumerate(images.rows):
         filters = (categories == category).nonzero()[:, 0]
         if len(filters) and measurable[category].any():
             choice[filters] = _r2_on(table, rows[0::2], filters)
@@ -152,18 +193,13 @@ def part_tracking(
     return _chosen(choice, score, categories, active)
 
 
-def _measurable_parts(table: PeakTable, rows: Tensor) -> Tensor:
-    """Parts that move on both halves of `rows`, bool ``(P,)``."""
-    still = torch.zeros(1, dtype=torch.long)  # any filter will do
-    halves = [_r2_on(table, rows[start::2], still)[0].isfinite() for start in (0, 1)]
-    return halves[0] & halves[1]
+def _landmarks(table: PeakTable, rows: Tensor) -> Tensor:
+    """In the box frame, ``(N, P, 2)``."""
+    return in_box_frame(table.part_locations[rows], table.boxes[rows])
 
 
 def _r2_on(table: PeakTable, rows: Tensor, filters: Tensor) -> Tensor:
-    if len(rows) < 2:
-        return torch.full((len(filters), table.part_locations.shape[1]), torch.nan).double()
-    boxes = table.boxes[rows]
-    locations = in_box_frame(table.part_locations[rows], boxes)
+    boxes, locations = table.boxes[rows], _landmarks(table, rows)
     return torch.cat(
         [
             tracking_r2(in_box_frame(table.positions[rows[:, None], some], boxes), locations)
@@ -294,13 +330,10 @@ def placement(table: PeakTable, result: PartTrackingResult, frame: MapFrame) -> 
 def baseline_scores(name: str, baseline: PeakTable, num_categories: int) -> dict[str, Tensor]:
     """``mean_r2`` and ``share`` of a position baseline, over pseudo-filters and categories."""
     kept = measured_followers(name, baseline, num_categories)
+    images, number = _images_of(baseline, num_categories), baseline.values.shape[1]
     scores = torch.cat(
         [
-            part_tracking(
-                baseline,
-                num_categories=num_categories,
-                categories=torch.full((baseline.values.shape[1],), category),
-            ).scores[kept[category]]
+            _tracking(baseline, images, torch.full((number,), category)).scores[kept[category]]
             for category in range(num_categories)
         ]
     )
@@ -358,8 +391,4 @@ class PartTrackingMetric(PeakMetric):
 
 def can_track(table: PeakTable, num_categories: int) -> bool:
     """Whether some category has a part that can be measured on both halves."""
-    rows_of = (
-        (boxed(table) & (table.labels == category)).nonzero()[:, 0]
-        for category in range(num_categories)
-    )
-    return any(bool(_measurable_parts(table, rows).any()) for rows in rows_of)
+    return bool(_images_of(table, num_categories).measurable.any())

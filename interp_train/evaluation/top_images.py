@@ -33,7 +33,7 @@ class TopImages:
     def add(self, maps: Tensor, sample_ids: Tensor) -> None:
         """Show the maps of a batch, ``(N, K, h, w)``, and its ids ``(N,)``; K does not change."""
         check_shape("maps", maps, ("N", self.values.shape[0] or "K", "h", "w"))
-        peaks = maps.detach().amax((2, 3)).float().T
+        peaks = maps.detach().float().amax((2, 3)).T  # far faster than in half precision
         places = torch.arange(self._seen, self._seen + len(maps), device=peaks.device)
         self._seen += len(maps)
         if not len(self.values):

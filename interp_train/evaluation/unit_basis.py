@@ -16,7 +16,8 @@ from torch import Tensor
 
 from interp_train.collectives import sum_over_processes
 from interp_train.evaluation.active_pixels import PixelGrid, active_pixels, active_rows
-from interp_train.evaluation.concept_overlap import ConceptScheme, OverlapCounts, overlap_counts
+from interp_train.evaluation.concept_labels import ConceptScheme, LabelledBatch
+from interp_train.evaluation.concept_overlap import OverlapCounts, overlap_counts
 from interp_train.streaming import TailTopK, tail_size
 
 _LARGEST_HALF = 65504.0
@@ -132,11 +133,11 @@ class UnitBasis:
         self.thresholds = largest[:, [min(size, total - 1) for size in sizes]]
         self._tail = None
 
-    def tally(self, maps: Tensor, labellings: Sequence[Tensor], grid: PixelGrid) -> None:
-        """Second pass: maps of a batch in this basis, and label maps ``(N, M, H, W)``."""
+    def tally(self, maps: Tensor, labellings: Sequence[LabelledBatch], grid: PixelGrid) -> None:
+        """Second pass: maps of a batch in this basis, and labellings of it."""
         assert self.thresholds is not None
         pieces = active_rows(maps, self.thresholds[:, -1], grid)
-        fresh = overlap_counts(pieces, labellings, self.thresholds, self.scheme, self.rules.union)
+        fresh = overlap_counts(pieces, labellings, self.thresholds, self.rules.union)
         if self._counts:
             pairs = zip(self._counts, fresh, strict=True)
             fresh = [OverlapCounts(*map(torch.add, *pair)) for pair in pairs]

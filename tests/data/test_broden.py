@@ -8,7 +8,7 @@ from PIL import Image
 
 from interp_train.callbacks.dissection import ProbeSet
 from interp_train.data.broden import Broden
-from interp_train.evaluation.concept_overlap import concept_scheme, label_counts
+from interp_train.evaluation.concept_labels import concept_scheme, labelled_batch
 from tests.data.fake_photos import replace_line, write_photo
 
 # Number -> name; 300 needs the green channel, 7 occurs in two categories.
@@ -95,7 +95,7 @@ def test_labels_of_every_category(tmp_path):
     assert (labels == -1).all()
     assert len(ids.unique()) == 8
     scheme = concept_scheme(probe.concept_names, probe.concept_layers)
-    counts = label_counts(maps, scheme)
+    counts = labelled_batch(maps, scheme).counts
     found = dict(zip(scheme.names, counts.pixels.tolist(), strict=True))
     half, whole = 32, 64
     expected = {"red": 0, "dog": half, "car": 5 * half, "wheel": 5 * 16, "rim": 5 * 4,
@@ -136,8 +136,8 @@ def test_choices(tmp_path):
     covering = Broden(root, max_images=6, least_per_concept=1, **SMALL)
     shown = {entry.image for entry in covering.entries}
     assert {"ade/3.jpg", "dtd/1.jpg"} <= shown  # the only dog, the only dots
-    counts = label_counts(everything(covering)[3], concept_scheme(
-        covering.concept_names, covering.concept_layers))  # fmt: skip
+    scheme = concept_scheme(covering.concept_names, covering.concept_layers)
+    counts = labelled_batch(everything(covering)[3], scheme).counts
     assert (counts.images > 0).tolist() == [False] + [True] * 8
 
 

@@ -10,7 +10,7 @@ from interp_train.data.cub import PART_GROUPS, CubData
 from interp_train.data.faces68 import COLUMNS, Faces68
 from interp_train.data.image_folder import ImageFolderData
 from interp_train.data.part_probe import PartProbe, box_regions, disc_regions, stacked
-from interp_train.evaluation.concept_overlap import concept_scheme, label_counts
+from interp_train.evaluation.concept_labels import concept_scheme, labelled_batch
 from tests.data.fake_photos import write_animals, write_cub, write_folder, write_photo
 
 SMALL = {"image_size": 32, "label_size": 16, "batch_size": 3}
@@ -60,7 +60,7 @@ def test_discs_around_landmarks(tmp_path):
     for part in range(15):
         assert torch.equal((part_maps == part + 1).any(1), expected[:, part])
     assert probe.concept_layers["part"] == expected.sum(1).max() > 1
-    counts = label_counts(maps, scheme)
+    counts = labelled_batch(maps, scheme).counts
     assert counts.pixels[:15].tolist() == expected.sum((0, 2, 3)).tolist()
     # Without a margin the box fills the picture, but for a fraction of a pixel.
     assert all((objects[k] == labels[k] + 1).float().mean() >= 0.88 for k in range(8))

@@ -7,7 +7,7 @@ import torch
 
 from interp_train.callbacks.dissection import ProbeSet
 from interp_train.composition import compose_config
-from interp_train.evaluation.concept_overlap import concept_scheme, label_counts
+from interp_train.evaluation.concept_labels import concept_scheme, labelled_batch
 from interp_train.targets import build
 from tests.data.fake_photos import write_animals, write_cub
 from tests.data.test_broden import write_broden
@@ -56,7 +56,7 @@ def test_a_probe_set_shows_each_image_once(name, tmp_path, data_folder):
     assert len(ids) == len(ids.unique()) == len(images) == len(labels) > 0
     assert images.isfinite().all()
     assert images.shape[1:] == (3, 32, 32)
-    assert label_counts(maps, scheme).pixels.sum() > 0
+    assert labelled_batch(maps, scheme).counts.pixels.sum() > 0
 
 
 def test_keys_of_a_probe_set_can_be_changed():

@@ -3,12 +3,7 @@ import torch
 import torch.distributed
 
 from interp_train.evaluation.active_pixels import active_pixels, pixel_grid
-from interp_train.evaluation.compositional_labels import (
-    Combinations,
-    CompositionalLabels,
-    combination_index,
-)
-from interp_train.evaluation.concept_overlap import concept_scheme
+from interp_train.evaluation.compositional_labels import Combinations, CompositionalLabels
 from interp_train.evaluation.dissection import DissectionMetric
 from interp_train.structures import ConceptBatch, LayerGeometry
 
@@ -102,19 +97,6 @@ def test_single_concepts_agree_with_dissection():
     for unit, found in enumerate(metric.result.formulas):
         assert (found.iou if found else 0.0) == float(labels.scores[unit])
         assert found is None or found.formula.concepts == (int(labels.concepts[unit]),)
-
-
-def test_combinations_are_those_of_the_pixels(monkeypatch):
-    _, batch = probe()
-    scheme = concept_scheme(NAMES, LAYERS)
-    kinds, index = combination_index(batch.concept_maps, scheme)
-    flat = batch.concept_maps.flatten(2).transpose(1, 2)
-    assert torch.equal(kinds[index].long(), flat)
-    assert len(kinds.unique(dim=0)) == len(kinds)
-    many = concept_scheme({"part": [str(n) for n in range(3)]}, {"part": 40})  # 4**40 > 2**63
-    labels = torch.randint(0, 2, (2, 40, 8, 8)) * 3
-    kinds, index = combination_index(labels, many)
-    assert torch.equal(kinds[index].long(), labels.flatten(2).transpose(1, 2))
 
 
 def test_equal_combinations_are_united(monkeypatch):

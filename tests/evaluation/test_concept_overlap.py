@@ -3,14 +3,8 @@ import pytest
 import torch
 
 from interp_train.evaluation.active_pixels import ActiveRows, active_pixels, active_rows, pixel_grid
-from interp_train.evaluation.concept_overlap import (
-    UNIONS,
-    concept_scheme,
-    dataset_iou,
-    label_counts,
-    overlap_counts,
-    thinned,
-)
+from interp_train.evaluation.concept_labels import concept_scheme, labelled_batch
+from interp_train.evaluation.concept_overlap import UNIONS, dataset_iou, overlap_counts
 from interp_train.structures import LayerGeometry
 
 NAMES = {"object": ("dog", "cat", "car"), "colour": ("red", "blue")}
@@ -64,7 +58,9 @@ def test_counts_agree_with_masks(union):
     pieces = active_rows(maps, levels[:, -1], grid)
     given = torch.from_numpy(labels).to(scheme.label_type)
     other = given.flip(0)
-    counts = overlap_counts(pieces, [given, other], levels, scheme, union)
+    counts = overlap_counts(
+        pieces, [labelled_batch(maps, scheme) for maps in (given, other)], levels, union
+    )
     category_of = list(scheme.category_of)
     for level in range(3):
         active = np.zeros((5, 6, 256), dtype=bool)
@@ -79,23 +75,15 @@ def test_counts_agree_with_masks(union):
             assert (intersection[:5] > 0).mean() > 0.8  # else the test shows little
 
 
-def test_label_counts_agree_with_masks():
-    scheme, labels = concept_scheme(NAMES), random_labels()
-    counts = label_counts(torch.from_numpy(labels), scheme)
-    for concept, (category, label) in enumerate([(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]):
-        masks = labels[:, category] == label
-        assert int(counts.pixels[concept]) == masks.sum()
-        assert int(counts.images[concept]) == masks.any((1, 2)).sum()
-    assert int(counts.seen) == 5 * 256
-
-
 def test_iou_by_hand():
     """A unit on 3 of 4 pixels, a concept on 2, both on 1: 1 / (3 + 2 - 1)."""
     scheme = concept_scheme({"object": ["dog"]})
     active = torch.tensor([[[[True, True], [True, False]]]])
     labels = torch.tensor([[[[0, 0], [1, 1]]]])
-    (counts,) = overlap_counts([pixels_of(active)], [labels], torch.zeros(1, 1), scheme)
-    assert dataset_iou(counts, label_counts(labels, scheme), scheme).item() == 1 / 4
+    (counts,) = overlap_counts(
+        [pixels_of(active)], [labelled_batch(labels, scheme)], torch.zeros(1, 1)
+    )
+    assert dataset_iou(counts, labelled_batch(labels, scheme).counts, scheme).item() == 1 / 4
 
 
 def test_sums_come_before_the_division():
@@ -104,8 +92,10 @@ def test_sums_come_before_the_division():
     labels = torch.zeros(2, 1, 1, 10, dtype=torch.long)
     active[0, 0, 0, 0] = labels[0, 0, 0, 0] = 1  # IoU 1 on one pixel
     labels[1] = 1  # IoU 0 on ten
-    (counts,) = overlap_counts([pixels_of(active)], [labels], torch.zeros(1, 1), scheme)
-    assert dataset_iou(counts, label_counts(labels, scheme), scheme).item() == 1 / 11
+    (counts,) = overlap_counts(
+        [pixels_of(active)], [labelled_batch(labels, scheme)], torch.zeros(1, 1)
+    )
+    assert dataset_iou(counts, labelled_batch(labels, scheme).counts, scheme).item() == 1 / 11
 
 
 def test_unions_by_hand():
@@ -117,7 +107,9 @@ def test_unions_by_hand():
     active[0, 0, 0, 0] = active[1, 0, 0, :2] = active[2, 0, 0, :3] = True
     areas = {}
     for union in UNIONS:
-        (counts,) = overlap_counts([pixels_of(active)], [labels], torch.zeros(1, 1), scheme, union)
+        (counts,) = overlap_counts(
+            [pixels_of(active)], [labelled_batch(labels, scheme)], torch.zeros(1, 1), union
+        )
         areas[union] = counts.active[0, 0].tolist()
     assert areas == {"paper": [3, 3], "all": [6, 6], "lite": [1, 0]}
 
@@ -130,31 +122,11 @@ def test_counts_above_what_single_precision_holds():
     labels = torch.ones(1, 1, side, side, dtype=torch.uint8)
     grid = pixel_grid((16, 16), (side, side), (side, side), LayerGeometry(256.0, 128.0, 256.0))
     pieces = active_rows(torch.ones(1, 1, 16, 16), torch.zeros(1), grid)
-    (counts,) = overlap_counts(pieces, [labels], torch.zeros(1, 1), scheme)
+    (counts,) = overlap_counts(pieces, [labelled_batch(labels, scheme)], torch.zeros(1, 1))
     assert int(counts.intersection) == int(counts.area) == int(counts.active) == side**2
-    known = label_counts(labels, scheme)
+    known = labelled_batch(labels, scheme).counts
     assert int(known.pixels) == side**2
     assert dataset_iou(counts, known, scheme).item() == 1
-
-
-def test_label_types():
-    many = concept_scheme({"object": [str(n) for n in range(256)]})
-    assert many.label_type == torch.int16
-    assert concept_scheme({"object": [str(n) for n in range(255)]}).label_type == torch.uint8
-
-
-def test_errors():
-    with pytest.raises(ValueError, match=r"`concept_names` must give .*but got \{'object': 0\}"):
-        concept_scheme({"object": ()})
-    with pytest.raises(ValueError, match="`concept_names` must give at least one"):
-        concept_scheme({})
-    scheme = concept_scheme(NAMES)
-    with pytest.raises(ValueError, match=r"\(N, 2, H, W\), one map for each of object, colour"):
-        label_counts(torch.zeros(1, 3, 4, 4), scheme)
-    labels = torch.zeros(1, 2, 4, 4)
-    labels[0, 1, 0, 0] = 3
-    with pytest.raises(ValueError, match=r"labels 0 \.\. 2 for the category 'colour', but got 3"):
-        label_counts(labels, scheme)
 
 
 @pytest.mark.parametrize("union", UNIONS)
@@ -174,7 +146,7 @@ def test_several_maps_of_a_category_count_like_masks(union):
     active = torch.rand(6, 4, 8, 8) < 0.2
     active[:, 3] = masks[:, 1]
     levels = torch.zeros(4, 1)
-    (counts,) = overlap_counts([pixels_of(active)], [labels], levels, scheme, union)
+    (counts,) = overlap_counts([pixels_of(active)], [labelled_batch(labels, scheme)], levels, union)
     everything = torch.cat([masks, (labels[:, 2] == 1)[:, None]], 1)
     overlap = (active[:, :, None] & everything[:, None]).flatten(3).sum(3)
     assert torch.equal(counts.intersection[:, 0], overlap.sum(0))
@@ -186,24 +158,12 @@ def test_several_maps_of_a_category_count_like_masks(union):
     }[union]
     area = active.flatten(2).sum(2)
     assert torch.equal(counts.active[:, 0, 0], (area * annotated).sum(0).long())
-    found = label_counts(labels, scheme)
+    found = labelled_batch(labels, scheme).counts
     assert found.pixels.tolist() == everything.sum((0, 2, 3)).tolist()
     assert found.images.tolist() == everything.flatten(2).any(2).sum(0).tolist()
     iou = dataset_iou(counts, found, scheme)[3, 0]
     assert iou.argmax() == 1
     assert iou[1] == 1 or union != "paper"
-
-
-def test_layers_that_do_not_fit():
-    with pytest.raises(ValueError, match="`concept_layers` must name a category .* got 'parts'"):
-        concept_scheme({"part": ["a"]}, {"parts": 2})
-    with pytest.raises(ValueError, match=r"`concept_layers\['part'\]` must be >= 1, but got 0"):
-        concept_scheme({"part": ["a"]}, {"part": 0})
-    scheme = concept_scheme({"part": ["a"], "object": ["b"]}, {"part": 2})
-    with pytest.raises(ValueError, match=r"\(N, 3, H, W\), 2 for part and 1 for object, but got"):
-        label_counts(torch.zeros(1, 2, 4, 4, dtype=torch.uint8), scheme)
-    with pytest.raises(ValueError, match="'part' must have each label once per pixel, but two"):
-        label_counts(torch.ones(1, 3, 4, 4, dtype=torch.uint8), scheme)
 
 
 def test_many_concepts_are_counted_as_few():
@@ -216,7 +176,9 @@ def test_many_concepts_are_counted_as_few():
     ).short()
     labels[:, 2] *= 3
     active = torch.rand(3, 4, 6, 6, generator=generator) > 0.6
-    (counts,) = overlap_counts([pixels_of(active)], [labels], torch.zeros(4, 1), scheme)
+    (counts,) = overlap_counts(
+        [pixels_of(active)], [labelled_batch(labels, scheme)], torch.zeros(4, 1)
+    )
     flat, category, place = labels.flatten(2), 0, 0
     for maps, size in zip(scheme.layers, scheme.sizes, strict=True):
         for label in range(1, size + 1):
@@ -225,16 +187,3 @@ def test_many_concepts_are_counted_as_few():
             assert torch.equal(counts.intersection[:, 0, place], expected)
             place += 1
         category += maps
-
-
-@pytest.mark.parametrize(
-    ("side", "least", "expected"),
-    [(224, 112, 112), (224, None, 224), (96, 112, 96), (230, 112, 115), (225, 112, 225),
-     (448, 112, 112), (336, 112, 112)],
-)  # fmt: skip
-def test_label_maps_are_thinned_to_a_side(side, least, expected):
-    labels = torch.arange(side, dtype=torch.int16).expand(1, 2, side, side)
-    found = thinned(labels, least)
-    assert found.shape == (1, 2, expected, expected)
-    step = side // expected
-    assert found[0, 0, 0].tolist() == list(range(step // 2, side, step))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from interp_train.evaluation.concept_overlap import concept_scheme
+from interp_train.evaluation.concept_labels import concept_scheme
 from interp_train.evaluation.detectors import (
     HEADLINES,
     detector_numbers,
