@@ -5,6 +5,7 @@ counted of a pixel can be counted of its combination of labels first, and there 
 combinations in a batch: one table replaces many maps.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -182,17 +183,23 @@ def joint_labels(
         scheme: the concepts.
         most: combinations of several maps; None joins all maps.
     """
-    found: list[JointLabels] = []
-    maps = iter(labels.unbind(1))
-    for category, number in enumerate(scheme.layers):
-        for _ in range(number):
-            own = _single(next(maps), scheme.sizes[category], category)
-            joined = _joined(found[-1], own) if found else own
-            if not found or (most is not None and len(joined.labels) > most):
-                found.append(own)
-            else:
-                found[-1] = joined
-    return [_compact(maps) for maps in found]
+    categories = [m for m, number in enumerate(scheme.layers) for _ in range(number)]
+    every = [
+        _single(maps, scheme.sizes[category], category)
+        for maps, category in zip(labels.unbind(1), categories, strict=True)
+    ]
+    if math.prod(len(maps.labels) for maps in every) <= _SPREAD:  # at once is faster
+        whole = _joined(every)
+        if most is None or len(whole.labels) <= most:
+            return [whole]
+    found = [_joined(every[:1])]
+    for own in every[1:]:
+        joined = _joined([found[-1], own])
+        if most is not None and len(joined.labels) > most:
+            found.append(_joined([own]))
+        else:
+            found[-1] = joined
+    return found
 
 
 def _single(labels: Tensor, size: int, category: int) -> JointLabels:
@@ -200,17 +207,19 @@ def _single(labels: Tensor, size: int, category: int) -> JointLabels:
     return JointLabels(labels.flatten().int(), every, (category,))
 
 
-def _joined(first: JointLabels, second: JointLabels) -> JointLabels:
-    """Both as one; only the combinations that occur, unless there can be but few."""
-    size = len(second.labels)
-    span = len(first.labels) * size
-    highest = torch.int32 if span < 2**31 else torch.long
-    index = torch.add(second.combination.to(highest), first.combination, alpha=size)
-    kinds = torch.arange(span, device=index.device) if span <= _MOST else None
-    if kinds is None:
-        kinds, index = _distinct(index, span)
-    labels = torch.cat([first.labels[kinds // size], second.labels[kinds % size]], 1)
-    return JointLabels(index, labels, first.categories + second.categories)
+def _joined(maps: Sequence[JointLabels]) -> JointLabels:
+    """All as one, with only the combinations that occur."""
+    span = math.prod(len(own.labels) for own in maps)
+    combination = maps[0].combination if span < 2**31 else maps[0].combination.long()
+    for own in maps[1:]:
+        combination = torch.add(own.combination, combination, alpha=len(own.labels))
+    kinds, combination = _distinct(combination, span)
+    labels: list[Tensor] = []
+    for own in reversed(maps):
+        labels.insert(0, own.labels[kinds % len(own.labels)])
+        kinds = kinds // len(own.labels)
+    categories = tuple(category for own in maps for category in own.categories)
+    return JointLabels(combination, torch.cat(labels, 1), categories)
 
 
 def _distinct(index: Tensor, span: int) -> tuple[Tensor, Tensor]:
@@ -221,12 +230,6 @@ def _distinct(index: Tensor, span: int) -> tuple[Tensor, Tensor]:
     occurs = torch.bincount(index, minlength=span) > 0
     number = occurs.cumsum(0, dtype=torch.int32) - 1
     return occurs.nonzero()[:, 0], number.index_select(0, index)
-
-
-def _compact(maps: JointLabels) -> JointLabels:
-    """Without the combinations that do not occur."""
-    kinds, index = _distinct(maps.combination, len(maps.labels))
-    return JointLabels(index, maps.labels[kinds], maps.categories)
 
 
 def _check_labels(labels: Tensor, scheme: ConceptScheme) -> None:

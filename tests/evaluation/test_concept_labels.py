@@ -75,7 +75,6 @@ def test_label_maps_are_thinned_to_a_side(side, least, expected):
 def test_joined_labels_are_those_of_the_pixels(most, kind, spread, monkeypatch):
     """Whatever is joined: the combination of a pixel has the labels of its maps."""
     monkeypatch.setattr(concept_labels, "_SPREAD", spread)
-    monkeypatch.setattr(concept_labels, "_MOST", 20)
     sizes = (30, 2, 4, 3)
     scheme = concept_scheme(
         {name: [str(n) for n in range(size)] for name, size in zip("abcd", sizes, strict=True)},
@@ -92,7 +91,7 @@ def test_joined_labels_are_those_of_the_pixels(most, kind, spread, monkeypatch):
     assert torch.equal(shown, labels.long().permute(0, 2, 3, 1).flatten(0, 2))
     for maps in found:
         assert len(maps.labels.unique(dim=0)) == len(maps.labels) == len(maps.combination.unique())
-        assert len(maps.categories) == 1 or most is None or len(maps.labels) <= max(most, 20)
+        assert len(maps.categories) == 1 or most is None or len(maps.labels) <= most
 
 
 def test_more_combinations_than_a_number_holds():
