@@ -24,6 +24,7 @@ from interp_train.collectives import (
     num_processes,
     sum_over_processes,
 )
+from interp_train.thread_map import thread_map
 
 _BLOCK = 4_194_304  # values that are selected from at once
 _GROUP = 16  # values of which the largest is looked at first
@@ -104,14 +105,16 @@ class TailTopK:
         self._num_units, length = num_units, sum(lengths)
         self.count += length
         step, kept = max(1, _BLOCK // max(length, 1)), min(self.capacity, length)
-        found = []
-        for begin in range(0, num_units, step):
+
+        def top(begin: int) -> Tensor:
             block = torch.empty(min(step, num_units - begin), length, device=parts[0].device)
             columns = torch.split(block, lengths, 1)
             for place, part in zip(columns, parts, strict=True):  # one copy, as single precision
                 own = part.detach()[begin : begin + step]
                 place.view(own.shape).copy_(own)
-            found.append(_top_of(block, kept))
+            return _top_of(block, kept)
+
+        found = thread_map(top, range(0, num_units, step), parts[0].device)
         self._rows.append(torch.cat(found))
         self._compress()
 

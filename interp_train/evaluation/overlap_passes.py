@@ -22,13 +22,13 @@ from interp_train.evaluation.active_pixels import PixelGrid
 from interp_train.evaluation.concept_labels import (
     ConceptScheme,
     LabelCounts,
-    LabelledBatch,
     labelled_batch,
 )
 from interp_train.evaluation.concept_overlap import OverlapCounts
 from interp_train.evaluation.position_baselines import scrambled
 from interp_train.evaluation.row_gathering import gather_rows
 from interp_train.evaluation.unit_basis import Rules, UnitBasis
+from interp_train.thread_map import thread_map
 
 
 class Shown(NamedTuple):
@@ -43,6 +43,14 @@ class Shown(NamedTuple):
     maps: Tensor
     labels: Tensor
     sample_ids: Tensor
+
+
+class _BatchCounts(NamedTuple):
+    """What was counted of a batch: labels, images, and units of each basis per labelling."""
+
+    labels: LabelCounts
+    number: int
+    counts: list[list[OverlapCounts]]
 
 
 class OverlapTotals(NamedTuple):
@@ -108,9 +116,7 @@ class OverlapPasses:
             ValueError: if the cache is full and `num_images` is not known.
         """
         if self.settled:
-            own = self._labelled(batch.labels)
-            for basis, maps in zip(self.bases, self._in_all_bases(batch), strict=True):
-                basis.tally(maps, [own], grid)
+            self._add(self._counts_of(batch, self._in_all_bases(batch), None, grid))
             return
         self._grid = grid
         self._values_per_image = self.rules.values_per_image(grid, batch.maps.shape[2:].numel())
@@ -143,7 +149,7 @@ class OverlapPasses:
         self._check(total)
         everywhere = not self._summed(self._kept is None)
         values = max_over_processes(torch.tensor(self._values_per_image, device=self.device))
-        kept = [self._in_all_bases(batch) for batch in self._kept or []]
+        kept = thread_map(self._in_all_bases, self._kept or [], self.device)
         if self._kept is not None:
             self._open(total * int(values))
             if self._grid is not None:
@@ -223,25 +229,35 @@ class OverlapPasses:
         kept, self._kept = self._kept, None
         if kept is None:
             return False
-        others = exchanged(kept, self.seed, self.device) if self.exchange else []
-        for index, batch in enumerate(kept):
+        others = exchanged(kept, self.seed, self.device) if self.exchange else [None] * len(kept)
+
+        def count(index: int) -> _BatchCounts:
             assert self._grid is not None
-            own = self._labelled(batch.labels)
-            other = [labelled_batch(labels, self.scheme) for labels in others[index : index + 1]]
-            for number, basis in enumerate(self.bases):
-                labellings = [own, *(other if number == 0 else ())]
-                basis.tally(maps[index][number], labellings, self._grid)
+            return self._counts_of(kept[index], maps[index], others[index], self._grid)
+
+        for found in thread_map(count, range(len(kept)), self.device):
+            self._add(found)
         return True
 
-    def _labelled(self, labels: Tensor) -> LabelledBatch:
-        """The label maps of a batch, which are counted."""
-        found = labelled_batch(labels, self.scheme)
-        fresh = found.counts
-        if self._labels is not None:
-            fresh = LabelCounts(*map(torch.add, self._labels, fresh))
-        self._labels = fresh
-        self._counted += len(labels)
-        return found
+    def _counts_of(
+        self, batch: Shown, maps: Sequence[Tensor], others: Tensor | None, grid: PixelGrid
+    ) -> _BatchCounts:
+        """Count a batch, given its maps in all bases and label maps of other images."""
+        own = labelled_batch(batch.labels, self.scheme)
+        exchanged = [] if others is None else [labelled_batch(others, self.scheme)]
+        counts = [
+            basis.tally(there, [own, *(exchanged if number == 0 else ())], grid)
+            for number, (basis, there) in enumerate(zip(self.bases, maps, strict=True))
+        ]
+        return _BatchCounts(own.counts, len(batch.labels), counts)
+
+    def _add(self, found: _BatchCounts) -> None:
+        known = self._labels
+        labels = found.labels
+        self._labels = labels if known is None else LabelCounts(*map(torch.add, known, labels))
+        self._counted += found.number
+        for basis, counts in zip(self.bases, found.counts, strict=True):
+            basis.add(counts)
 
     def _merged_labels(self) -> LabelCounts:
         counts = self._labels

@@ -76,8 +76,8 @@ def rotated(maps: Tensor, rotation: Tensor) -> Tensor:
 class UnitBasis:
     """Thresholds and counts of the units of a layer in one basis.
 
-    Call `observe` with every image, then `settle` once, then `tally` with every image, then
-    `counts`; maps come from `maps_of`.
+    Call `observe` with every image, then `settle` once, then `tally` with every image and `add`
+    with what it finds, then `counts`; maps come from `maps_of`.
 
     Args:
         rules: how to count.
@@ -133,11 +133,16 @@ class UnitBasis:
         self.thresholds = largest[:, [min(size, total - 1) for size in sizes]]
         self._tail = None
 
-    def tally(self, maps: Tensor, labellings: Sequence[LabelledBatch], grid: PixelGrid) -> None:
-        """Second pass: maps of a batch in this basis, and labellings of it."""
+    def tally(
+        self, maps: Tensor, labellings: Sequence[LabelledBatch], grid: PixelGrid
+    ) -> list[OverlapCounts]:
+        """Second pass: maps of a batch in this basis, and labellings of it; changes nothing."""
         assert self.thresholds is not None
         pieces = active_rows(maps, self.thresholds[:, -1], grid)
-        fresh = overlap_counts(pieces, labellings, self.thresholds, self.rules.union)
+        return overlap_counts(pieces, labellings, self.thresholds, self.rules.union)
+
+    def add(self, fresh: list[OverlapCounts]) -> None:
+        """Keep what `tally` found, one count per labelling."""
         if self._counts:
             pairs = zip(self._counts, fresh, strict=True)
             fresh = [OverlapCounts(*map(torch.add, *pair)) for pair in pairs]

@@ -31,6 +31,7 @@ FILE_LEVELS = {
     "stopwatch": 1,
     "receptive_field": 1,
     "streaming": 1,
+    "thread_map": 1,
     "collectives": 1,
     "and_or_graph": 1,
     "figures": 1,

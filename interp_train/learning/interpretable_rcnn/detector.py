@@ -76,6 +76,7 @@ class PartSettings:
         root_terminal: whether the whole box may be a part.
         class_aware: see `AndOrHead` and `PositionSensitiveHead`.
         pooling: see there.
+        part_types: see `AndOrHead`; not of the position-sensitive head.
         projection_size: channels that parts are scored from.
         folding: share of the training steps with folding, from the first on.
         smooth: share of the steps between folding and unfolding.
@@ -85,6 +86,7 @@ class PartSettings:
     root_terminal: bool = True
     class_aware: bool = True
     pooling: str = "leaves"
+    part_types: int = 0
     projection_size: int = 64
     folding: float = 0.5
     smooth: float = 0.1
@@ -114,6 +116,7 @@ def box_head_of(
         num_classes,
         graph,
         projection_size=parts.projection_size,
+        part_types=parts.part_types,
         representation_size=settings.representation_size,
         **shared,
     )

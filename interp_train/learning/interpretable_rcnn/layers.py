@@ -7,14 +7,20 @@ its parts. Wu et al., "Towards Interpretable R-CNN by Unfolding Latent Structure
 1711.05226), built from its description. Ours: features are projected before they are pooled to
 parts; scores of parts differ by weights, since with equal ones all configurations of a box would
 score alike (the mean of means, weighted by areas, is the mean).
+
+With ``part_types`` all parts share weights instead, and score as the type that fits best. That is
+convex in the mean feature: a division of the box into parts that each look alike scores more than
+the whole, and more than a division elsewhere.
 """
 
+import math
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from interp_train.and_or_graph import AndOrGraph
+from interp_train.checks import check_range
 from interp_train.learning.interpretable_rcnn.part_head import PartHead
 from interp_train.precision import at_least_float32
 
@@ -35,6 +41,8 @@ class AndOrHead(PartHead):
         representation_size: units of the two linear layers.
         pooling: ``"leaves"``: each cell has the mean over its leaf; ``"cells"``: cells keep their
             features, and the parse acts through its score alone.
+        part_types: 0: each part has weights of its own; K > 0: all share K types per category,
+            with the score ``log(mean(exp(score of type)))``, and differ by a bias.
 
     Attributes:
         sharpness: of the Or nodes: 0 = folding, infinity = unfolding; see `AndOrParsing`.
@@ -53,15 +61,20 @@ class AndOrHead(PartHead):
         projection_size: int = 64,
         representation_size: int = 1024,
         pooling: str = "leaves",
+        part_types: int = 0,
     ) -> None:
         super().__init__(
             graph, num_classes, class_aware=class_aware, pooling=pooling, first_scored=1
         )
-        self.representation_size = representation_size
+        check_range("part_types", part_types, 0)
+        self.representation_size, self.part_types = representation_size, part_types
         num_scores = self.num_foreground if class_aware else 1
         self.projection = nn.Conv2d(in_channels, projection_size, 1)
+        rows, columns = graph.num_terminal, num_scores
+        if part_types:
+            rows, columns = 1, part_types * num_scores
         self.part_weights = nn.Parameter(
-            torch.randn(graph.num_terminal, projection_size, num_scores) / projection_size**0.5
+            torch.randn(rows, projection_size, columns) / projection_size**0.5
         )
         self.part_biases = nn.Parameter(torch.zeros(graph.num_terminal, 1, num_scores))
         self.fc6 = nn.Linear(in_channels * graph.height * graph.width, representation_size)
@@ -88,7 +101,12 @@ class AndOrHead(PartHead):
         """Score of each part in each box, ``(T, N, categories of the foreground, or 1)``."""
         means = self.parsing.terminal_means(self.projection(features).relu())
         with torch.autocast(features.device.type, enabled=False):
-            return torch.baddbmm(self.part_biases, at_least_float32(means), self.part_weights)
+            means = at_least_float32(means)
+            if not self.part_types:
+                return torch.baddbmm(self.part_biases, means, self.part_weights)
+            fits = means @ self.part_weights
+            fits = fits.view(*fits.shape[:2], self.part_types, self.part_biases.shape[2])
+            return fits.logsumexp(2) - math.log(self.part_types) + self.part_biases
 
 
 @final

@@ -35,12 +35,48 @@ def test_part_scores_equal_a_loop_over_parts(class_aware):
     assert scores.shape == (60, 2, 3 if class_aware else 1)
 
 
+@pytest.mark.parametrize("class_aware", [True, False])
+def test_scores_by_types_equal_a_loop(class_aware):
+    head = head_of(class_aware=class_aware, graph=AndOrGraph(3, 4), part_types=5)
+    nn.init.normal_(head.part_biases)
+    features = torch.randn(2, 6, 3, 4)
+    scores = head.part_scores(features)
+    projected = head.projection(features).relu()
+    categories = 3 if class_aware else 1
+    weights = head.part_weights[0].view(5, 5, categories)  # projected, type, category
+    for row, (x, y, width, height) in enumerate(head.parsing.terminal_rectangles):
+        mean = projected[:, :, y : y + height, x : x + width].mean(dim=(2, 3))
+        for category in range(categories):
+            fits = [(mean @ weights[:, kind, category]).exp() for kind in range(5)]
+            expected = (sum(fits) / 5).log() + head.part_biases[row, 0, category]
+            torch.testing.assert_close(scores[row, :, category], expected)
+
+
+def test_one_type_scores_all_divisions_alike_and_several_prefer_parts_that_look_alike():
+    """The left half of the box looks unlike the right half."""
+    features = torch.zeros(1, 6, 4, 4)
+    features[:, 0, :, :2], features[:, 1, :, 2:] = 4.0, 4.0
+    graph = AndOrGraph(4, 4, min_side=2)
+    alike = head_of(class_aware=False, graph=graph, part_types=1)
+    scores = alike.part_scores(features)
+    root = alike.parsing.terminal_rectangles.index(graph.root)
+    torch.testing.assert_close(alike.parsing(scores), scores[root])
+    for seed in range(5):
+        torch.manual_seed(seed)
+        head = AndOrHead(6, 4, graph, class_aware=False, projection_size=8, part_types=6)
+        (parse,) = head.parses(features, torch.tensor([1]))
+        assert {leaf.width for leaf in parse.tree.leaves()} == {2}
+        even = torch.ones(1, 6, 4, 4)
+        (whole,) = head.parses(even, torch.tensor([1]))
+        assert whole.score == pytest.approx(head.part_scores(even)[root].item(), abs=1e-5)
+
+
 @pytest.mark.parametrize("sharpness", STAGES)
 @pytest.mark.parametrize("class_aware", [True, False])
-@pytest.mark.parametrize("pooling", ["leaves", "cells"])
+@pytest.mark.parametrize(("pooling", "part_types"), [("leaves", 0), ("cells", 0), ("cells", 3)])
 @pytest.mark.parametrize("number", [0, 3])
-def test_every_parameter_learns_in_every_stage(sharpness, class_aware, pooling, number):
-    head = head_of(class_aware=class_aware, pooling=pooling)
+def test_every_parameter_learns_in_every_stage(sharpness, class_aware, pooling, part_types, number):
+    head = head_of(class_aware=class_aware, pooling=pooling, part_types=part_types)
     predictor = AndOrPredictor(head)
     head.sharpness = sharpness
     features = torch.randn(number, 6, 7, 7, requires_grad=True)
@@ -155,6 +191,8 @@ def test_it_learns_and_detects_inside_faster_rcnn(sharpness):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`pooling` must be one of 'leaves', 'cells'"):
         head_of(pooling="roots")
+    with pytest.raises(ValueError, match="`part_types` must be >= 0, but got -1"):
+        head_of(part_types=-1)
     with pytest.raises(ValueError, match="`num_classes` must be >= 2"):
         AndOrHead(6, 1, AndOrGraph(3, 3))
     with pytest.raises(ValueError, match=r"`maps` must be \(N, C, 7, 7\)"):
