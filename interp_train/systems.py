@@ -101,6 +101,18 @@ class LearnedSystem(LightningModule, ABC):
         outputs = self.run(batch)
         return outputs._replace(loss_terms=self.loss_terms(outputs, batch))
 
+    @final
+    def test_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int
+    ) -> StepOutputs:
+        """A test is a validation on other data."""
+        return self.validation_step(batch, batch_idx)
+
+    @final
+    def on_test_epoch_end(self) -> None:
+        """Log the measures on the test data."""
+        self.on_validation_epoch_end()
+
     def on_train_epoch_start(self) -> None:
         """Keep a frozen prefix in evaluation mode, whatever Lightning set."""
         self.network.freeze_statistics()

@@ -171,12 +171,6 @@ class Classifier(LearnedSystem):
         self.validation_loss.update(outputs.loss_terms["task"], len(batch.labels))
         return outputs
 
-    def test_step(  # type: ignore[override]
-        self, batch: Batch, batch_idx: int
-    ) -> StepOutputs:
-        """A test is a validation on other data."""
-        return self.validation_step(batch, batch_idx)
-
     def on_train_epoch_end(self) -> None:
         """Log the accuracy on the training batches, under augmentation and dropout."""
         self._check_label_range()
@@ -191,10 +185,6 @@ class Classifier(LearnedSystem):
         self.log("loss/validation/task", self.validation_loss.compute())
         self.validation_accuracy.reset()
         self.validation_loss.reset()
-
-    def on_test_epoch_end(self) -> None:
-        """Log the accuracies on the test data."""
-        self.on_validation_epoch_end()
 
     def configure_optimizers(self) -> Any:
         """Optimiser over the network's groups and the objectives' parameters; scheduler."""

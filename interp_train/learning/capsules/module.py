@@ -237,12 +237,6 @@ class CapsNet(LearnedSystem):
         self.measures.count_validation(outputs.logits, outputs.loss_terms, batch)
         return outputs
 
-    def test_step(  # type: ignore[override]
-        self, batch: Batch, batch_idx: int
-    ) -> StepOutputs:
-        """A test is a validation on other data."""
-        return self.validation_step(batch, batch_idx)
-
     def on_train_epoch_end(self) -> None:
         """Log the accuracy on the training batches, under augmentation."""
         self.log_dict(self.measures.training_summary())
@@ -250,10 +244,6 @@ class CapsNet(LearnedSystem):
     def on_validation_epoch_end(self) -> None:
         """Log losses and accuracies on the validation data."""
         self.log_dict(self.measures.validation_summary())
-
-    def on_test_epoch_end(self) -> None:
-        """Log the same on the test data."""
-        self.on_validation_epoch_end()
 
     def configure_optimizers(self) -> Any:
         """Optimiser over the network's groups and the decoder; scheduler."""

@@ -151,12 +151,6 @@ class InterpretableRcnn(LearnedSystem):
         self._count(outputs, batch)
         return outputs
 
-    def test_step(  # type: ignore[override]
-        self, batch: DetectionBatch, batch_idx: int
-    ) -> StepOutputs:
-        """A test is a validation on other data."""
-        return self.validation_step(batch, batch_idx)
-
     # -- course of training ----------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -250,10 +244,6 @@ class InterpretableRcnn(LearnedSystem):
             metric.reset()
         self.voc_average_precision.reset()
         self.leaf_counts.reset()
-
-    def on_test_epoch_end(self) -> None:
-        """Log the measures on the test data."""
-        self.on_validation_epoch_end()
 
 
 def batch_norms(network: nn.Module) -> list[nn.Module]:
