@@ -1,0 +1,1 @@
+"""Filters in groups that share their region of activation."""
