@@ -14,6 +14,7 @@ from interp_train.callbacks.location_instability import LocationInstability
 from interp_train.callbacks.part_interpretability import PartInterpretability
 from interp_train.callbacks.part_tracking import PartTracking
 from interp_train.callbacks.peak_consistency import PeakConsistency
+from interp_train.callbacks.region_consistency import RegionConsistency
 from interp_train.evaluation.part_tracking import PartTrackingMetric
 from interp_train.stopwatch import stopwatch_of
 from interp_train.structures import ImageBatch, LayerGeometry
@@ -30,6 +31,7 @@ from tests.callbacks.spot_run import (
 
 CALLBACKS = [
     PartTracking, LocationInstability, PartInterpretability, ClassSelectivity, PeakConsistency,
+    RegionConsistency,
 ]  # fmt: skip
 GEOMETRY = LayerGeometry(4.0, 1.5, 4.0)  # cells of 4 x 4 pixels
 
