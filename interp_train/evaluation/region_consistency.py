@@ -113,13 +113,14 @@ def mean_shares(shares: Tensor, labels: Tensor, categories: Tensor) -> Tensor:
         Float64 ``(K, R)``.
     """
     member = (labels[:, None] == categories).double()
-    return torch.einsum("nkr,nk->kr", shares.double(), member / member.sum(0))
+    totals = torch.einsum("nkr,nk->kr", shares.double(), member)
+    return totals / member.sum(0)[:, None]
 
 
 def relative_entropy(shares: Tensor) -> Tensor:
     """Entropy of shares ``(..., R)`` over that of equal shares, in [0, 1], ``(...)``."""
     entropy: Tensor = -torch.special.xlogy(shares, shares).sum(-1)
-    return entropy / math.log(shares.shape[-1])
+    return entropy.clamp(min=0) / math.log(shares.shape[-1])  # below by rounding only
 
 
 def region_scores(shares: Tensor, categories: Tensor) -> dict[str, Tensor]:

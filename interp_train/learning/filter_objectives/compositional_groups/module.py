@@ -74,7 +74,7 @@ class CompositionalGroups(nn.Module):
         num_groups: int | None = None,
         start_epoch: int = 2,
         regroup_every: int = 1,
-        freeze_epoch: int = 200,
+        freeze_epoch: int = 100,
         momentum: float = 0.95,
         seed: int = 0,
     ) -> None:
