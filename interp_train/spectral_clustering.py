@@ -63,7 +63,8 @@ def spectral_embedding(similarity: Tensor, dimensions: int) -> Tensor:
     degrees = weights.sum(1)
     scales = torch.where(degrees > 0, degrees, 1.0).rsqrt()  # a row that nothing resembles
     _, vectors = torch.linalg.eigh(scales[:, None] * weights * scales)
-    return (scales[:, None] * vectors[:, -dimensions:]).to(similarity.device)
+    found: Tensor = scales[:, None] * vectors[:, -dimensions:]
+    return found.to(similarity.device)
 
 
 def k_means(

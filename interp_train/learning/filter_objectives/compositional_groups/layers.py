@@ -123,4 +123,4 @@ class FilterGroups(nn.Module):
         saved = state_dict.get(f"{prefix}mean")
         if saved is not None and saved.dim() == 3:
             self.mean = self.mean.new_zeros(saved.shape)
-        super()._load_from_state_dict(state_dict, prefix, *arguments)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
