@@ -202,6 +202,7 @@ def test_what_is_missing_is_said_once_and_nothing_is_logged(tmp_path, caplog):
         "part_tracking": "part_locations",
         "location_instability": "part_locations",
         "part_interpretability": "part_masks or part_boxes",
+        "region_consistency": "part_locations",
     }
     messages = [record.getMessage() for record in caplog.records]
     for callback in callbacks:
