@@ -133,7 +133,7 @@ class CompositionalGroups(nn.Module):
         return terms
 
     def measurements(self) -> dict[str, Tensor]:
-        """Of the latest training step, per layer.
+        """Of the latest training step, per layer; nothing before there are groups.
 
         ``similarity_within`` and ``similarity_between`` (mean over pairs of different filters of
         one group, and of two groups), ``largest_group`` (share of the filters).
@@ -169,7 +169,7 @@ class CompositionalGroups(nn.Module):
             self._update(state, cosines, number, epoch)
         similarity = functional.mean_similarity(cosines, number)
         assignment = state.assignment(maps)
-        if self.training:
+        if self.training and state.latest_grouping():
             self._latest[layer] = (similarity.detach(), assignment)
         terms = {"grouping": -self.weight * functional.compactness(similarity, assignment)}
         if self.num_categories > 1 and self.discrimination_weight:

@@ -97,6 +97,7 @@ def test_terms_agree_with_loops_over_epochs():
         if epoch == 1:
             assert found[f"{LAYER}/grouping"] == found[f"{LAYER}/discrimination"] == 0
             assert objective.filter_group_numbers(LAYER).tolist() == [-1] * FILTERS
+            assert objective.measurements() == {}
             continue
         if groups is None:
             groups = spectral_groups(collected / number + 1, 3)
