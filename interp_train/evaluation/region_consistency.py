@@ -18,9 +18,9 @@ logarithm of the number of regions,
 * ``region_information`` is the difference: what a filter's number tells of its region. 0 = all
   filters alike; 1 = one region per filter, and all regions in use.
 
-Regions differ in size, so read the numbers beside those of random and constant positions. The oracle
-has an inconsistency too: where a part is not visible, it responds in the region of another. Where an
-image has no box, no cell is outside.
+Regions differ in size, so read the numbers beside those of random and constant positions. The
+oracle has an inconsistency too: where a part is not visible, it responds in the region of another.
+Where an image has no box, no cell is outside.
 """
 
 import math
