@@ -4,12 +4,12 @@
 `torchmetrics.Metric` classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from interp_train.structures import Target, ViewBatch
+from interp_train.structures import Batch, StepOutputs, Target, ViewBatch
 
 
 @runtime_checkable
@@ -59,6 +59,29 @@ class ViewObjective(FilterObjective, Protocol):
         Args:
             activations: see `loss_terms`.
             batch: labels, and which images are views of which photo, under which transforms.
+            epoch: 1 in the first epoch.
+        """
+
+
+@runtime_checkable
+class PathObjective(FilterObjective, Protocol):
+    """A filter objective that also classifies by changed activations, on a second path."""
+
+    def path_terms(
+        self,
+        outputs: StepOutputs,
+        batch: Batch,
+        second_path: Callable[[str, Tensor], Tensor],
+        epoch: int,
+    ) -> dict[str, Tensor]:
+        """More terms like those of `loss_terms`, which is called first, in the same step.
+
+        Args:
+            outputs: logits and activations of the ordinary path; see `loss_terms`.
+            batch: labels, and ids that randomness may derive from.
+            second_path: dotted name of a layer and activations in the place of its own,
+                ``(N, K, h, w)`` -> classification loss of each image, ``(N,)``, of the kind that
+                trains the ordinary path. Leaves no trace on the network or the random state.
             epoch: 1 in the first epoch.
         """
 

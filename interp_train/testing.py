@@ -21,9 +21,10 @@ from interp_train.activations import ActivationTap
 from interp_train.backbones.backbone import Backbone
 from interp_train.contract_runs import call_in_validation, fit_and_validate, run_on_two_processes
 from interp_train.contract_state import ContractError, equal, leaves_no_trace, require
-from interp_train.learning.classifier import Classifier
+from interp_train.learning.classifier import Classifier, logistic_losses
+from interp_train.learning.objective_terms import SecondPath, objective_terms
 from interp_train.protocols import FilterObjective, HeatmapMethod, UnitVisualizer
-from interp_train.structures import BACKGROUND, DataInfo, ImageBatch, Target
+from interp_train.structures import BACKGROUND, DataInfo, ImageBatch, StepOutputs, Target
 
 __all__ = [
     "ContractError",
@@ -250,7 +251,7 @@ def _objective_results(
             logits = network(images)
         activations = tap.take()
         with leaves_no_trace(network, labels, logits, *activations.values()):
-            terms = attached.loss_terms(activations, labels, logits, _EPOCH)
+            terms = _terms(attached, network, StepOutputs(logits, activations, {}), labels)
         _check_scalars(terms, "Loss terms")
         # Terms may be 0 and carry an injected gradient, which the weights must get.
         total = logits.float().sum() * 0 + torch.stack(list(terms.values())).sum()
@@ -263,6 +264,19 @@ def _objective_results(
     attached = [name for name, value in measured.items() if value.requires_grad]
     require(not attached, f"Measurements must be detached, but these are not: {attached}.")
     return {name: term.detach().clone() for name, term in terms.items()}, gradients
+
+
+def _terms(
+    objective: Any, network: Backbone, outputs: StepOutputs, labels: Tensor
+) -> dict[str, Tensor]:
+    path = SecondPath(network, labels, logistic_losses)
+    batch = _image_batch(outputs.logits.new_zeros(len(labels), 0, 0, 0), labels)
+    return objective_terms(objective, outputs, batch, path, _EPOCH)
+
+
+def _image_batch(images: Tensor, labels: Tensor) -> ImageBatch:
+    boxes, none = torch.full((len(labels), 4), torch.nan), images.new_zeros(len(labels), 0, 0, 0)
+    return ImageBatch(images, labels, torch.arange(len(labels)), boxes, none)
 
 
 def _check_scalars(values: Mapping[str, Tensor], what: str) -> None:
@@ -290,7 +304,8 @@ def _check_rest(
             with leaves_no_trace(attached, images):
                 logits = network(images)
             with leaves_no_trace(attached, labels), leaves_no_trace(network):
-                terms = attached.loss_terms(tap.take(), labels, logits, _EPOCH)
+                outputs = StepOutputs(logits, tap.take(), {})
+                terms = _terms(attached, network, outputs, labels)
         _check_scalars(terms, "Loss terms")
 
 
@@ -303,30 +318,14 @@ def _fit_classifier(
 ) -> None:
     """Fit and validate the system that such objectives are for; its weights stay finite."""
     objective, network = copy.deepcopy((objective, network))
+    channels, side = images.shape[1], images.shape[-1]
+    names = tuple(f"category {number}" for number in range(num_categories))
     info = DataInfo(
-        name="contract",
-        class_names=tuple(f"category {number}" for number in range(num_categories)),
-        part_names=(),
-        part_groups={},
-        instability_parts=(),
-        image_size=images.shape[-1],
-        channels=images.shape[1],
-        mean=(0.0,) * images.shape[1],
-        std=(1.0,) * images.shape[1],
-        fingerprint="",
-        licence="",
+        "contract", names, (), {}, (), side, channels, (0.0,) * channels, (1.0,) * channels, "", ""
     )
-    system = Classifier(
-        network,
-        info,
-        {"objective": objective},
-        loss="logistic",
-        optimizer=functools.partial(torch.optim.SGD, lr=1e-3),
-    )
-    boxes = torch.full((len(images), 4), torch.nan)
-    none = images.new_zeros(len(images), 0, 0, 0)
-    batch = ImageBatch(images, labels, torch.arange(len(images)), boxes, none)
-    fit_and_validate(system, batch)
+    sgd = functools.partial(torch.optim.SGD, lr=1e-3)
+    system = Classifier(network, info, {"objective": objective}, loss="logistic", optimizer=sgd)
+    fit_and_validate(system, _image_batch(images, labels))
     values = [value for value in system.state_dict().values() if value.is_floating_point()]
     finite = all(bool(value.isfinite().all()) for value in values)
     require(finite, "Weights and statistics must stay finite in training, but some do not.")

@@ -1,6 +1,12 @@
 from torch import nn
 
-from interp_train.protocols import Explainer, FilterObjective, HeatmapMethod, UnitVisualizer
+from interp_train.protocols import (
+    Explainer,
+    FilterObjective,
+    HeatmapMethod,
+    PathObjective,
+    UnitVisualizer,
+)
 
 
 class Objective(nn.Module):
@@ -25,3 +31,11 @@ def test_an_incomplete_method_does_not_meet_it():
 
     assert not isinstance(Incomplete(), FilterObjective)
     assert not isinstance(Objective(), Explainer)
+
+
+def test_a_second_path_is_a_further_contract():
+    class WithPath(Objective):
+        def path_terms(self, outputs, batch, second_path, epoch): ...
+
+    assert isinstance(WithPath(), PathObjective)
+    assert not isinstance(Objective(), PathObjective)

@@ -11,9 +11,14 @@ from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_choice
 from interp_train.evaluation.category_accuracy import CategoryAccuracy
 from interp_train.label_counts import LabelCounts, membership_of
+from interp_train.learning.objective_terms import (
+    SecondPath,
+    objective_groups,
+    objective_terms,
+)
 from interp_train.optimisation import learning_rate_of, with_scheduler
-from interp_train.protocols import FilterObjective, ViewObjective
-from interp_train.structures import BACKGROUND, Batch, DataInfo, StepOutputs, ViewBatch
+from interp_train.protocols import FilterObjective
+from interp_train.structures import BACKGROUND, Batch, DataInfo, StepOutputs
 from interp_train.systems import LearnedSystem
 
 
@@ -122,31 +127,32 @@ class Classifier(LearnedSystem):
         self._check_labels(batch.labels)
         epoch = self.current_epoch + 1
         terms = {"task": self.task_loss(outputs.logits.float(), batch.labels)}
+        second_path = SecondPath(self.network, batch.labels, self.image_losses)
         for name, objective in self._named_objectives():
-            found = objective.loss_terms(outputs.activations, batch.labels, outputs.logits, epoch)
-            if isinstance(batch, ViewBatch) and isinstance(objective, ViewObjective):
-                found |= objective.view_terms(outputs.activations, batch, epoch)
+            found = objective_terms(objective, outputs, batch, second_path, epoch)
             terms.update({f"{name}/{term}": value for term, value in found.items()})
+        if self._tap is not None:
+            self._tap.take()  # what a second path left there
         return terms
 
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over images of the classification loss; logits ``(N, C)``."""
         if self.balance and self.training:
             self.label_counts.update(labels)
+        return self.image_losses(logits, labels).mean()
+
+    def image_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Classification loss of each image ``(N,)``; logits ``(N, C)``."""
         shares = self.label_counts.shares().to(logits.dtype).clamp(min=1e-6)
         if self.loss == "softmax":
             weights = 1 / (self.num_categories * shares) if self.balance else None
-            losses = nn.functional.cross_entropy(logits, labels, weights, reduction="none")
-            return losses.mean()
-        targets = membership_of(labels, self.num_categories, logits)
+            return nn.functional.cross_entropy(logits, labels, weights, reduction="none")
         weights = None
         if self.balance:
+            targets = membership_of(labels, self.num_categories, logits)
             others = (1 - shares).clamp(min=1e-6)
             weights = targets * 0.5 / shares + (1 - targets) * 0.5 / others
-        losses = nn.functional.binary_cross_entropy_with_logits(
-            logits, targets, weights, reduction="none"
-        )
-        return losses.sum(1).mean()
+        return logistic_losses(logits, labels, weights)
 
     def predict(self, logits: Tensor) -> Tensor:
         """Label of each image, category index or `BACKGROUND`, ``(N, C)`` -> ``(N,)``."""
@@ -190,9 +196,7 @@ class Classifier(LearnedSystem):
         """Optimiser over the network's groups and the objectives' parameters; scheduler."""
         rate = learning_rate_of(self.make_optimizer)
         groups = self.network.parameter_groups(rate)
-        own = [parameter for parameter in self.objectives.parameters() if parameter.requires_grad]
-        if own:
-            groups.append({"params": own, "lr": rate, "name": "objectives"})
+        groups += objective_groups(self.objectives, rate)
         optimizer = self.make_optimizer(groups)
         return with_scheduler(optimizer, self.make_scheduler, self.scheduler_interval)
 
@@ -226,6 +230,21 @@ class Classifier(LearnedSystem):
         for name, objective in self._named_objectives():
             found = objective.measurements()
             self.log_dict({f"loss/watched/{name}/{key}": value for key, value in found.items()})
+
+
+def logistic_losses(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum over categories of ``log(1 + exp(-y z))``, y = ±1, of each image, ``(N,)``.
+
+    Args:
+        logits: ``(N, C)``.
+        labels: category index or `BACKGROUND`, ``(N,)``.
+        weights: of each image and category, ``(N, C)``.
+    """
+    targets = membership_of(labels, logits.shape[1], logits)
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits, targets, weights, reduction="none"
+    )
+    return losses.sum(1)
 
 
 def label_range(labels: Tensor, known: Tensor | None) -> Tensor:

@@ -7,7 +7,10 @@ import torch
 import torch.distributed
 
 from interp_train.activations import ActivationTap
+from interp_train.learning.classifier import logistic_losses
+from interp_train.learning.objective_terms import SecondPath, objective_terms
 from interp_train.protocols import FilterObjective
+from interp_train.structures import ImageBatch, StepOutputs
 from interp_train.testing import check_filter_objective
 from tests.contracts.options import built, options, small_network
 
@@ -35,7 +38,12 @@ def mean_gradients(objective, network, images, labels, weight=1.0):
     for step in range(3):
         with ActivationTap(network, layers) as tap:
             logits = network(images[step, rank::world])
-        terms = objective.loss_terms(tap.take(), labels[step, rank::world], logits, EPOCH)
+        share, ids = labels[step, rank::world], torch.arange(len(labels[step]))[rank::world]
+        empty = images.new_zeros(len(share), 0, 0, 0)
+        batch = ImageBatch(empty, share, ids, images.new_zeros(len(share), 4), empty)
+        path = SecondPath(network, share, logistic_losses)
+        outputs = StepOutputs(logits, tap.take(), {})
+        terms = objective_terms(objective, outputs, batch, path, EPOCH)
         # A task gradient too: an objective may measure itself against it.
         total = logits.square().mean() + weight * torch.stack(list(terms.values())).sum()
         gradients = torch.autograd.grad(total, list(network.parameters()))
