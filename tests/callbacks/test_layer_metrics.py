@@ -11,6 +11,7 @@ from interp_train.callbacks.class_selectivity import ClassSelectivity
 from interp_train.callbacks.layer_metrics import found_geometries, resolved_layer
 from interp_train.callbacks.layer_records import read_table
 from interp_train.callbacks.location_instability import LocationInstability
+from interp_train.callbacks.mutual_information_score import MutualInformationScore
 from interp_train.callbacks.part_interpretability import PartInterpretability
 from interp_train.callbacks.part_tracking import PartTracking
 from interp_train.callbacks.peak_consistency import PeakConsistency
@@ -31,7 +32,7 @@ from tests.callbacks.spot_run import (
 
 CALLBACKS = [
     PartTracking, LocationInstability, PartInterpretability, ClassSelectivity, PeakConsistency,
-    RegionConsistency,
+    RegionConsistency, MutualInformationScore,
 ]  # fmt: skip
 GEOMETRY = LayerGeometry(4.0, 1.5, 4.0)  # cells of 4 x 4 pixels
 
@@ -215,7 +216,8 @@ def test_what_is_missing_is_said_once_and_nothing_is_logged(tmp_path, caplog):
         "measured."
     }
     assert set(written) == set(lacking)
-    assert {name.split("/")[-1].split("_")[0] for name in parts_of(run)} == {"class", "peak"}
+    measured = {name.split("/")[-1].split("_")[0] for name in parts_of(run)}
+    assert measured == {"class", "peak", "mutual"}
 
 
 def test_records_hold_the_table_and_the_filters(tmp_path):
