@@ -1,0 +1,1 @@
+"""Sampled filter classes: filters in clusters, one per category, drawn at random while learning."""
