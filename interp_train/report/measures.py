@@ -99,6 +99,25 @@ MEASURES = (
         "A selective filter may answer to the background of its category.",
     ),
     Measure(
+        "mutual_information_score", "mutual information score, nats", True, False,
+        "What a filter's mean activation tells of its best class against the rest, mean over "
+        "filters (Liang et al., ECCV 2020).",
+        "It grows with the number of classes and bins and falls with that of images, so read it "
+        "beside shuffled labels; it does not ask where in the image the filter fires.",
+    ),
+    Measure(
+        "cluster_accuracy_own", "accuracy, filters of the named class", True, True,
+        "Accuracy with only the filters that belong to the class which the network names (Guo et "
+        "al., AAAI 2024, ACC2).",
+        "Only objectives that assign filters to classes have it.",
+    ),
+    Measure(
+        "cluster_accuracy_others", "accuracy, without the true class's filters", False, True,
+        "Accuracy without the filters that belong to the true class (Guo et al., AAAI 2024, "
+        "ACC3); low where classes depend on filters of their own.",
+        "It also falls where a class owns most of the filters.",
+    ),
+    Measure(
         "peak_consistency", "peak consistency", True, True,
         "How often a filter's peak moves along when the image is shifted, mirrored or scaled.",
         "It does not say that the filter finds the same part in different images.",
@@ -165,6 +184,7 @@ BASELINES = {
     "rotated_basis": "rotated basis",
     "shuffled_masks": "shuffled masks",
     "oracle": "oracle per part",
+    "perfect_filter": "perfect filter",
     "random_codes": "random codes",
     "principal_codes": "principal components",
 }
@@ -180,6 +200,7 @@ BASELINE_MEANINGS = {
     "rotated_basis": "the same activations in a randomly rotated basis",
     "shuffled_masks": "the same units against the labels of other images",
     "oracle": "the cell nearest the landmark, the best this grid allows",
+    "perfect_filter": "a filter that tells one class from the rest without error",
     "random_codes": "as many codes, random numbers for each image",
     "principal_codes": "as many principal components of the images at 16 pixels",
 }
