@@ -48,7 +48,8 @@ class ClassGates(nn.Module):
         taps: tap aliases or dotted names of the layers, after ReLU.
         weight: factor of the classification loss of the gated path.
         density_weight: factor of the penalty (released: 1e-3).
-        density: share of the matrix's entries that costs nothing (released: 0.2).
+        density: share of the matrix's entries that costs nothing (released: 0.2). As each filter
+            keeps its widest gate, the density is at least 1 over the number of classes.
         rate_factor: learning rate of the gates over that of the network.
         start_epoch: first epoch (from 1) with a gated path.
         period: every `period`-th epoch has one (released: 3, from epoch 12 on).
