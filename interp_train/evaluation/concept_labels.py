@@ -238,9 +238,10 @@ def _check_labels(labels: Tensor, scheme: ConceptScheme) -> None:
             f"`concept_maps` must have shape (N, {sum(scheme.layers)}, H, W), {_maps(scheme)}, but "
             f"got {tuple(labels.shape)}."
         )
-    for category, maps in zip(scheme.categories, scheme.per_category(labels), strict=True):
+    groups = zip(scheme.categories, scheme.sizes, scheme.per_category(labels), strict=True)
+    for category, size, maps in groups:
         if maps.numel():
-            _check_range(maps, category, scheme.sizes[scheme.categories.index(category)])
+            _check_range(maps, category, size)
             _check_repeats(maps, category)
 
 

@@ -244,9 +244,9 @@ class OverlapPasses:
     ) -> _BatchCounts:
         """Count a batch, given its maps in all bases and label maps of other images."""
         own = labelled_batch(batch.labels, self.scheme)
-        exchanged = [] if others is None else [labelled_batch(others, self.scheme)]
+        shuffled = [] if others is None else [labelled_batch(others, self.scheme)]
         counts = [
-            basis.tally(there, [own, *(exchanged if number == 0 else ())], grid)
+            basis.tally(there, [own, *(shuffled if number == 0 else ())], grid)
             for number, (basis, there) in enumerate(zip(self.bases, maps, strict=True))
         ]
         return _BatchCounts(own.counts, len(batch.labels), counts)

@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from interp_train.backbones.backbone import Backbone
+from interp_train.backbones.attachment import checked_backbone
 from interp_train.backbones.layers_behind import steps_behind
 from interp_train.checks import check_range
 from interp_train.learning.filter_objectives.class_gates import functional
@@ -94,13 +94,7 @@ class ClassGates(nn.Module):
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
         """Make the matrix of each layer, all gates open."""
-        if not isinstance(network, Backbone):
-            raise TypeError(
-                f"`network` must be a Backbone, but got {type(network).__name__}. Wrap your own "
-                f"module with interp_train.backbones.custom_backbone."
-            )
-        if self.layers:
-            raise ValueError("`attach` must be called once; make one objective per network.")
+        network = checked_backbone(network, self.layers)
         self.layers = [network.resolve(tap) for tap in self.taps]
         self.num_categories = num_categories
         self.background = num_categories == 1 if self.background is None else self.background

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from interp_train.backbones.backbone import Backbone
+from interp_train.backbones.attachment import checked_backbone
 from interp_train.checks import check_range
 from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.compositional_groups import functional
@@ -103,13 +103,7 @@ class CompositionalGroups(nn.Module):
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
         """Create the state of each layer; the network stays as it is."""
-        if not isinstance(network, Backbone):
-            raise TypeError(
-                f"`network` must be a Backbone, but got {type(network).__name__}. Wrap your own "
-                f"module with interp_train.backbones.custom_backbone."
-            )
-        if self.layers:
-            raise ValueError("`attach` must be called once; make one objective per network.")
+        network = checked_backbone(network, self.layers)
         self.layers = [network.resolve(tap) for tap in self.taps]
         self.num_categories = num_categories
         usual = _GROUPS_OF_ONE if num_categories == 1 else _GROUPS_OF_SEVERAL

@@ -13,6 +13,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from interp_train.backbones.attachment import checked_backbone
 from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.checks import check_range
@@ -132,13 +133,7 @@ class EquivariantParts(nn.Module):
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
         """Find the layers before the ReLUs, and where their cells lie in the image."""
-        if not isinstance(network, Backbone):
-            raise TypeError(
-                f"`network` must be a Backbone, but got {type(network).__name__}. Wrap your own "
-                f"module with interp_train.backbones.custom_backbone."
-            )
-        if self.layers:
-            raise ValueError("`attach` must be called once; make one objective per network.")
+        network = checked_backbone(network, self.layers)
         self.layers = [before_relu(network, network.resolve(tap)) for tap in self.taps]
         self.num_categories, self._image_size = num_categories, network.image_size
         self._grids = {

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from interp_train.backbones.backbone import Backbone
+from interp_train.backbones.attachment import checked_backbone
 from interp_train.checks import check_choice, check_range
 from interp_train.collectives import (
     gather_over_processes,
@@ -151,13 +151,7 @@ class InterpretableFilter(nn.Module):
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
         """Create the state of each layer and hang its mask behind it."""
-        if not isinstance(network, Backbone):
-            raise TypeError(
-                f"`network` must be a Backbone, but got {type(network).__name__}. Wrap your own "
-                f"module with interp_train.backbones.custom_backbone."
-            )
-        if self.layers:
-            raise ValueError("`attach` must be called once; make one objective per network.")
+        network = checked_backbone(network, self.layers)
         self.layers = [network.resolve(tap) for tap in self.taps]
         self.label_counts = LabelCounts(num_categories)
         for name in self.layers:

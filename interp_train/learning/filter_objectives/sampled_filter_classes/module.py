@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from interp_train.backbones.backbone import Backbone
+from interp_train.backbones.attachment import checked_backbone
 from interp_train.backbones.layers_behind import steps_behind
 from interp_train.checks import check_range
 from interp_train.collectives import num_processes, sum_over_processes
@@ -85,13 +85,7 @@ class SampledFilterClasses(nn.Module):
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
         """Make the matrix of each layer, nearly undecided."""
-        if not isinstance(network, Backbone):
-            raise TypeError(
-                f"`network` must be a Backbone, but got {type(network).__name__}. Wrap your own "
-                f"module with interp_train.backbones.custom_backbone."
-            )
-        if self.layers:
-            raise ValueError("`attach` must be called once; make one objective per network.")
+        network = checked_backbone(network, self.layers)
         self.layers = [network.resolve(tap) for tap in self.taps]
         self.num_categories = num_categories
         self.background = num_categories == 1 if self.background is None else self.background
