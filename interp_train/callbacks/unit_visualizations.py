@@ -25,6 +25,7 @@ from interp_train.data.photo_data import IMAGENET_MEAN, IMAGENET_STD
 from interp_train.gallery_figures import gallery_figure
 from interp_train.protocols import UnitVisualizer
 from interp_train.stopwatch import stopwatch_of
+from interp_train.systems import LearnedSystem
 from interp_train.visualization.unit_gallery import (
     UnitGallery,
     image_gallery,
@@ -77,12 +78,15 @@ class UnitVisualizations(FigureCallback):
         self.num_inverted, self.picture_size = num_inverted, picture_size
         self.every_n_epochs = every_n_epochs
         self.to_batch = to_batch
+        self._names: list[str] = []
         self._sample: Tensor | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the layers, so that a wrong name fails before anything is computed."""
-        for layer in self.layers:
-            resolved_layer(pl_module, layer)
+        if isinstance(pl_module, LearnedSystem):
+            self._names = [pl_module.network.resolve(layer) for layer in self.layers]
+        else:
+            self._names = [resolved_layer(pl_module, layer) for layer in self.layers]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw each layer."""
@@ -95,8 +99,7 @@ class UnitVisualizations(FigureCallback):
             mean, std = (IMAGENET_MEAN, IMAGENET_STD) if info is None else (info.mean, info.std)
             methods = {n: normalised_like(m, mean, std) for n, m in self.visualizers.items()}
             network = network_of(pl_module)
-            for name in self.layers:
-                layer = resolved_layer(pl_module, name)
+            for layer in self._names:
                 found = self._units(network, layer, images)
                 size = self.picture_size
                 units = unit_gallery(network, layer, found, images, methods, size=size)

@@ -7,6 +7,7 @@ import torch
 from interp_train.callbacks.unit_visualizations import UnitVisualizations
 from interp_train.structures import Target
 from interp_train.visualization.top_patches import TopPatches
+from tests.callbacks import spot_run
 from tests.callbacks.panel_run import BlobImages, ForeignModule, loader, trainer
 
 
@@ -55,6 +56,15 @@ def test_the_pictures_are_those_of_the_method_on_a_sample_that_is_spread(tmp_pat
     found = torch.from_numpy(record(tmp_path)["pictures"])[:, 0].float() / 255
     sides = torch.nn.functional.interpolate(expected, (160, 160), mode="bilinear", antialias=True)
     torch.testing.assert_close(found, sides.clamp(0, 1), atol=0.003, rtol=0)
+
+
+def test_a_learning_system_is_asked_by_an_alias(tmp_path):
+    run = spot_run.trainer(tmp_path, callbacks=[visualizations(layers=["top"])])
+    run.validate(spot_run.SpotSystem(), spot_run.SpotData(), verbose=False)
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert [name.partition("_epoch")[0] for name in names] == [
+        "visualization_relu_images", "visualization_relu_units",
+    ]  # fmt: skip
 
 
 def test_training_is_the_same_with_and_without(tmp_path):
