@@ -7,6 +7,7 @@ generators", OOPSLA 2014), applied once per entry of the key.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 _STEP = -0x61C8864680B583EB  # 2**64 divided by the golden ratio, as a signed number
 _FIRST = -0x40A7B892E31B1A47
 _SECOND = -0x6B2FB644ECCEEE15
+_MASK = 2**64 - 1
 
 
 def uniform_numbers(ids: Tensor, columns: int, *key: int) -> Tensor:
@@ -51,12 +53,24 @@ def whole_numbers(ids: Tensor, columns: int, count: int, *key: int) -> Tensor:
 
 def _hashes(ids: Tensor, columns: int, *key: int) -> Tensor:
     """64 random bits for each row and column, ``(N, columns)``."""
-    state = torch.full((), len(key), dtype=torch.long, device=ids.device)
-    for number in key:
-        state = _mixed(state ^ _mixed(torch.full_like(state, number) + _STEP))
-    rows = _mixed(state ^ _mixed(ids.long() + _STEP))
+    rows = _mixed(_mixed(ids.long() + _STEP) ^ _state(key))
     steps = torch.arange(1, columns + 1, device=ids.device) * _STEP
     return _mixed(rows[:, None] + steps)
+
+
+def _state(key: Sequence[int]) -> int:
+    """The hash of a key, in Python's whole numbers: on a device each step would be a kernel."""
+    state = len(key)
+    for number in key:
+        state = _mixed_number(state ^ _mixed_number(number + _STEP & _MASK))
+    return state - 2**64 if state >> 63 else state
+
+
+def _mixed_number(bits: int) -> int:
+    """`_mixed` of one number, 0 .. 2**64 - 1."""
+    bits = (bits ^ bits >> 30) * _FIRST & _MASK
+    bits = (bits ^ bits >> 27) * _SECOND & _MASK
+    return bits ^ bits >> 31
 
 
 def _mixed(bits: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from interp_train.checks import check_range
+from interp_train.systems import LearnedSystem
 
 _PREFIX = "loss/train/"
 
@@ -43,8 +44,10 @@ class FiniteLoss(Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if not isinstance(loss, Tensor):
             return
-        logged = trainer.callback_metrics
-        terms = {key: value for key, value in logged.items() if key.startswith(_PREFIX)}
+        terms = pl_module.training_terms if isinstance(pl_module, LearnedSystem) else {}
+        if not terms:
+            logged = trainer.callback_metrics
+            terms = {key: value for key, value in logged.items() if key.startswith(_PREFIX)}
         values = torch.stack([value.to(loss).detach() for value in (loss, *terms.values())])
         bad = ~torch.isfinite(values)
         if self._flags is None or len(self._flags) != len(bad):

@@ -164,9 +164,9 @@ class Classifier(LearnedSystem):
         outputs = self.run(batch)
         terms = self.loss_terms(outputs, batch)
         self.train_accuracy.update(self.predict(outputs.logits.detach()), batch.labels)
-        self.log_dict({f"loss/train/{name}": term.detach() for name, term in terms.items()})
-        self._log_measurements()
-        return torch.stack(tuple(terms.values())).sum()
+        if self.writes_now():
+            self._log_measurements()
+        return self.loss_of(terms)
 
     def validation_step(  # type: ignore[override]  # callbacks read the outputs
         self, batch: Batch, batch_idx: int
@@ -223,10 +223,7 @@ class Classifier(LearnedSystem):
         return [(name, made) for name, made in pairs if isinstance(made, FilterObjective)]
 
     def _log_measurements(self) -> None:
-        """Only on steps that Lightning logs, because measuring costs time."""
-        every: int = getattr(self.trainer, "log_every_n_steps", 1)
-        if every < 1 or (self.global_step + 1) % every:
-            return
+        """Only where somebody reads them, because measuring costs time."""
         for name, objective in self._named_objectives():
             found = objective.measurements()
             self.log_dict({f"loss/watched/{name}/{key}": value for key, value in found.items()})

@@ -70,8 +70,8 @@ def waits(monkeypatch):
 
     def noted(message, *_, **__):
         if "synchronizing" in str(message):
-            stack = [frame for frame in traceback.extract_stack() if "interp_train" in frame[0]]
-            own = [frame for frame in stack if "tests" not in frame[0]] or stack
+            stack = traceback.extract_stack()
+            own = [frame for frame in stack if "interp_train/" in frame[0]] or stack
             Waits.found.append(f"{Path(own[-1][0]).name}:{own[-1][1]} {own[-1][3]}")
 
     monkeypatch.setattr(targets, "_TRUSTED", list(targets._TRUSTED))
@@ -140,6 +140,15 @@ def test_a_detector_runs(head, tmp_path):
     )
 
 
+def test_a_wait_is_noticed(waits):
+    """Otherwise the tests above say nothing."""
+    numbers = torch.ones(3, device="cuda")
+    torch.cuda.set_sync_debug_mode("warn")
+    numbers.sum().item()
+    assert len(waits) == 1
+
+
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
 def test_measures_are_those_of_the_processor(tmp_path):
     callbacks = "callbacks=[default,dissection,unit_visualizations]"
     heatmaps = "heatmap=[grad_cam,hires_cam,integrated_gradients,score_cam,eigen_cam,occlusion]"

@@ -226,8 +226,7 @@ class CapsNet(LearnedSystem):
         outputs = self.run(batch)
         terms = self.loss_terms(outputs, batch)
         self.measures.count_training(outputs.logits.detach(), batch)
-        self.log_dict({f"loss/train/{name}": term.detach() for name, term in terms.items()})
-        return torch.stack(tuple(terms.values())).sum()
+        return self.loss_of(terms)
 
     def validation_step(  # type: ignore[override]  # callbacks read the outputs
         self, batch: Batch, batch_idx: int

@@ -247,8 +247,7 @@ class InfoGan(LearnedSystem):
             terms |= self.information_step(batch)
         if self.average is not None:
             follow(self.average, self.generator, self.average_decay or 0.0)
-        self.log_dict({f"loss/train/{name}": term for name, term in terms.items()})
-        return torch.stack(tuple(terms.values())).sum()
+        return self.loss_of(terms)
 
     def discriminator_step(self, batch: Batch) -> dict[str, Tensor]:
         """Trunk and score learn to tell real from generated images; officially Q, too."""
@@ -315,9 +314,10 @@ class InfoGan(LearnedSystem):
         """Weighted cross-entropy of the codes; also logs L_I of each."""
         codes = self.prior.codes
         likelihoods = functional.log_likelihoods(self.code_head(features), latents.values, codes)
-        bounds = functional.information_bounds(likelihoods.detach(), codes)
-        for code, bound in zip(codes, bounds, strict=True):
-            self.log(f"loss/watched/information/{code.name}", bound)
+        if self.writes_now():
+            bounds = functional.information_bounds(likelihoods.detach(), codes)
+            for code, bound in zip(codes, bounds, strict=True):
+                self.log(f"loss/watched/information/{code.name}", bound)
         return -(likelihoods.mean(0) * self.code_weights).sum()
 
     def _contrastive(
