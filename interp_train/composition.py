@@ -145,6 +145,11 @@ def explained(error: Exception, name: str, overrides: Sequence[str]) -> ConfigEr
     if key := re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text):
         unknown = key[1] or key[2]
         known = _known_keys(name, overrides)
+        if unknown in known:
+            return ConfigError(
+                f"`{unknown}` must be given keys that it has, for a mapping is merged into the one "
+                f"that stands there. To replace it: '~{unknown}' '+{unknown}={{...}}'."
+            )
         return ConfigError(
             f"`{unknown}` must be a key of the configuration, but there is none of that name. "
             f"Closest names: {closest(unknown, known)}. See --cfg job for all keys."

@@ -54,6 +54,7 @@ def test_the_configuration_is_shown(command):
         ([], "interp-train <verb>", 2),
         (["train", "trainer.max_epohs=3"], "`trainer.max_epohs` must be a key.*'trainer.max_ep", 2),
         (["train", "sed=3"], "`sed` must be a key of the configuration.*'seed'", 2),
+        (["train", "learning.optimizer={beta:1}"], "To replace it: '~learning.optimizer' '", 2),
         (["train", "backbone=resnt18"], "`backbone` must be one of .*but got 'resnt18'.*'resn", 2),
         (["train", "bakbone=resnet18"], "`bakbone` must be a key of the conf.*'backbone'", 2),
         (["train", "+bogus=1"], "`config` must name an entry.*'bogus'", 1),
