@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 
@@ -217,8 +218,8 @@ def fit(config: Mapping[str, Any], record: RunRecord, checkpoint: Path | None) -
     seed_everything(config["seed"], workers=True, verbose=False)
     data = build_data(config["data"])
     system = build_system(stored_config(config), data.info)
-    enable_cache(config, data, system)
     trainer = build_trainer(config, record.folder, checkpoint)
+    enable_cache(config, data, system, trainer.strategy.root_device)
     if not beside_main_process():
         record.update(data_fingerprint=data.info.fingerprint, data_licence=data.info.licence)
     try:
@@ -257,8 +258,10 @@ def build_data(node: Mapping[str, Any]) -> Any:
     return data
 
 
-def enable_cache(config: Mapping[str, Any], data: Any, system: LearnedSystem) -> None:
-    """Let `data` compute the frozen prefix once, if the configuration asks for it."""
+def enable_cache(
+    config: Mapping[str, Any], data: Any, system: LearnedSystem, device: torch.device
+) -> None:
+    """Let `data` compute the frozen prefix once, on `device`, if the configuration asks for it."""
     cache = config["cache"]
     if not cache.get("enabled"):
         return
@@ -268,7 +271,8 @@ def enable_cache(config: Mapping[str, Any], data: Any, system: LearnedSystem) ->
             f"{type(data).__name__} has no `enable_cache`."
         )
     folder = Path(cache.get("folder") or Path(config["output_dir"]) / "cache")
-    data.enable_cache(system.network, folder=folder, views=cache["views"], dtype=cache["dtype"])
+    network = system.network.to(device)
+    data.enable_cache(network, folder=folder, views=cache["views"], dtype=cache["dtype"])
 
 
 def build_trainer(config: Mapping[str, Any], folder: Path, checkpoint: Path | None) -> Trainer:

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TextIO, final
 
@@ -206,21 +207,34 @@ class CachedActivations(Dataset[Batch]):
     def _write(self, network: FrozenPrefix, path: Path) -> None:
         device = next(iter(network.parameters())).device
         file: np.memmap[Any, Any] | None = None
-        for view in range(self.views):
-            for start in range(0, len(self), _BATCH):
-                indices = range(start, min(start + _BATCH, len(self)))
-                views = [self._view(index, view) for index in indices]
+        starts = range(0, len(self), _BATCH)
+        places = [(view, start) for view in range(self.views) for start in starts]
+        # Photos are decoded and cut out in threads, one batch ahead of the network.
+        with ThreadPoolExecutor(torch.get_num_threads()) as readers:
+            coming = self._reading(readers, *places[0])
+            for number, (view, start) in enumerate(places, 1):
+                pixels, coming = torch.cat([each.result() for each in coming]), []
+                if number < len(places):
+                    coming = self._reading(readers, *places[number])
                 # Channels last: convolutions on the CPU are 1.6 times as fast.
-                images = self.photos.pixels(indices, views).to(
-                    device, memory_format=torch.channels_last
-                )
+                images = pixels.to(device, memory_format=torch.channels_last)
                 activations = network.forward_prefix(images).cpu()
                 if file is None:
                     file = self._open(path, tuple(activations.shape[1:]))
-                file[view, start : indices.stop] = self._packed(activations)
-                self._tell(view * len(self) + indices.stop)
+                end = start + len(images)
+                file[view, start:end] = self._packed(activations)
+                self._tell(view * len(self) + end)
         assert file is not None
         file.flush()
+
+    def _reading(self, readers: ThreadPoolExecutor, view: int, start: int) -> list[Future[Tensor]]:
+        """The pixels of a batch's samples, each ``(1, 3, H, W)``."""
+
+        def read(index: int) -> Tensor:
+            return self.photos.pixels([index], [self._view(index, view)])
+
+        indices = range(start, min(start + _BATCH, len(self)))
+        return [readers.submit(read, index) for index in indices]
 
     def _packed(self, activations: Tensor) -> NDArray[Any]:
         stored_as, dtype = _STORED[self.dtype]
