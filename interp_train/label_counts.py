@@ -7,9 +7,15 @@ from interp_train.collectives import sum_over_processes
 
 
 def membership_of(labels: Tensor, num_categories: int, like: Tensor) -> Tensor:
-    """Which category an image belongs to, ``(N, C)`` of 0 and 1; all 0 for the background."""
+    """Which categories an image shows, ``(N, C)`` of 0 and 1; all 0 for the background.
+
+    Args:
+        labels: of images ``(N,)``, or of several objects in each ``(N, M)``.
+        num_categories: C.
+        like: of the wanted type.
+    """
     categories = torch.arange(num_categories, device=labels.device)
-    return (labels[:, None] == categories).to(like.dtype)
+    return (labels.view(len(labels), -1, 1) == categories).any(1).to(like.dtype)
 
 
 class LabelCounts(nn.Module):
@@ -29,7 +35,7 @@ class LabelCounts(nn.Module):
 
     @torch.no_grad()
     def update(self, labels: Tensor) -> None:
-        """Count a training batch, labels ``(N,)``; a collective over processes."""
+        """Count a training batch, labels as `membership_of` takes; a collective over processes."""
         member = membership_of(labels, self.counts.shape[0], self.counts)
         ones = torch.ones_like(member[:, :1])
         added = sum_over_processes(torch.cat([member, ones], dim=1).sum(0))

@@ -20,6 +20,15 @@ def test_the_background_is_a_member_of_nothing():
     assert member.tolist() == [[1, 0], [1, 0], [1, 0], [0, 1], [0, 0]]
 
 
+def test_an_image_of_several_objects_is_a_member_of_each_category():
+    labels = torch.tensor([[2, 0], [1, 2], [BACKGROUND, 1]])
+    member = membership_of(labels, 3, torch.empty(0))
+    assert member.tolist() == [[1, 0, 1], [0, 1, 1], [0, 1, 0]]
+    counts = LabelCounts(3)
+    counts.update(labels)
+    assert counts.shares().tolist() == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+
+
 def shares_of_share():
     counts = LabelCounts(3)
     counts.update(LABELS[:2] if torch.distributed.get_rank() == 0 else LABELS[2:])

@@ -36,7 +36,7 @@ class ConvolutionalHead(nn.Module):
         pooling: ``"max"`` (2x2, stride 2, the paper's), ``"average"`` (over the whole map) or
             ``"none"``.
         hidden: sizes of hidden linear layers; the paper has two of 4096.
-        dropout: rate before each linear layer.
+        dropout: rate before each linear layer; a list has one for each, the readout's last.
         initial_std: standard deviation of the new weights; the released programme uses 0.01. None
             is He's rule, which also learns on backbones that start from scratch.
 
@@ -55,12 +55,11 @@ class ConvolutionalHead(nn.Module):
         input_norm: bool = False,
         pooling: str = "max",
         hidden: Sequence[int] = (),
-        dropout: float = 0.5,
+        dropout: float | Sequence[float] = 0.5,
         initial_std: float | None = None,
     ) -> None:
         super().__init__()
         check_choice("pooling", pooling, ("max", "average", "none"))
-        check_range("dropout", dropout, low=0, high=1)
         check_range("added_convolutions", added_convolutions, low=0)
         check_range("min(in_size)", min(in_size), low=2 if pooling == "max" else 1)
         self.in_size = (int(in_size[0]), int(in_size[1]))
@@ -77,7 +76,8 @@ class ConvolutionalHead(nn.Module):
         self._add_pool(pooling)
         height, width = self._pooled_size(pooling)
         self.flatten = nn.Flatten(1)
-        self._add_linear_layers(units * height * width, hidden, dropout, num_outputs)
+        rates = checked_rates(dropout, len(hidden) + 1)
+        self._add_linear_layers(units * height * width, hidden, rates, num_outputs)
         self._initialise(initial_std)
 
     def forward(self, activations: Tensor) -> Tensor:
@@ -109,14 +109,14 @@ class ConvolutionalHead(nn.Module):
         return self.in_size[0] // divisor, self.in_size[1] // divisor
 
     def _add_linear_layers(
-        self, inputs: int, hidden: Sequence[int], dropout: float, num_outputs: int
+        self, inputs: int, hidden: Sequence[int], rates: Sequence[float], num_outputs: int
     ) -> None:
         for index, size in enumerate(hidden, 1):
-            self.add_module(f"dropout_{index}", nn.Dropout(dropout))
+            self.add_module(f"dropout_{index}", nn.Dropout(rates[index - 1]))
             self.add_module(f"hidden_{index}", nn.Linear(inputs, size))
             self.add_module(f"hidden_relu_{index}", nn.ReLU())
             inputs = size
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(rates[-1])
         self.linear = nn.Linear(inputs, num_outputs)
 
     def _initialise(self, initial_std: float | None) -> None:
@@ -129,3 +129,20 @@ class ConvolutionalHead(nn.Module):
                     nn.init.normal_(module.weight, std=0.01)
                 else:
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+def checked_rates(dropout: float | Sequence[float], number: int) -> tuple[float, ...]:
+    """A rate of dropout for each of so many linear layers.
+
+    Raises:
+        ValueError: if there are fewer or more, or one is no share.
+    """
+    rates = tuple(dropout) if isinstance(dropout, Sequence) else (dropout,) * number
+    if len(rates) != number:
+        raise ValueError(
+            f"`dropout` must be one rate, or one for each of the {number} linear layers, but got "
+            f"{list(rates)}. Give one more than `hidden` has sizes."
+        )
+    for rate in rates:
+        check_range("dropout", rate, low=0, high=1)
+    return rates

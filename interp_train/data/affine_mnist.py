@@ -12,13 +12,12 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import Dataset
 
 from interp_train.checks import check_choice, check_range
 from interp_train.counter_random import uniform_numbers
 from interp_train.data.image_arrays import ImageArrays
 from interp_train.data.mnist import MnistData
-from interp_train.data.remade_mnist import RemadeMnist
+from interp_train.data.remade_mnist import RemadeImages, RemadeMnist
 from interp_train.structures import Batch
 
 
@@ -39,7 +38,7 @@ class AffineRanges(NamedTuple):
 
 
 @final
-class AffineImages(Dataset[Batch]):
+class AffineImages(RemadeImages):
     """Images under transforms that follow from (seed, epoch, sample id), bilinear, black around.
 
     Args:
@@ -49,28 +48,14 @@ class AffineImages(Dataset[Batch]):
     """
 
     def __init__(self, singles: ImageArrays, ranges: AffineRanges, seed: int = 0) -> None:
-        self.singles, self.ranges, self.seed = singles, ranges, seed
-        self.sample_ids = singles.sample_ids
-        # Shared, so that worker processes that live on also see the epoch.
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.singles)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the transforms of `epoch` from now on, in worker processes too."""
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> Batch:
-        """A batch of the one image `index`."""
-        return self.__getitems__([index])
+        super().__init__(singles, seed)
+        self.ranges = ranges
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The batch of images `indices`."""
         batch = self.singles.__getitems__(indices)
         black = self.singles.value_range[0]
-        transforms = drawn_transforms(batch.sample_ids, self.ranges, self.seed, int(self._epoch))
+        transforms = drawn_transforms(batch.sample_ids, self.ranges, self.seed, self.epoch)
         moved = transformed(batch.images - black, transforms) + black
         return batch._replace(images=moved)
 

@@ -9,20 +9,19 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from interp_train.checks import check_range
 from interp_train.counter_random import uniform_numbers, whole_numbers
 from interp_train.data.image_arrays import ImageArrays, shifted
 from interp_train.data.mnist import MnistData
-from interp_train.data.remade_mnist import RemadeMnist
+from interp_train.data.remade_mnist import RemadeImages, RemadeMnist
 from interp_train.structures import OverlapBatch
 
 _FOR_PARTNERS, _FOR_PLACES = range(2)
 
 
 @final
-class OverlappingImages(Dataset[OverlapBatch]):
+class OverlappingImages(RemadeImages):
     """Each image with another of a different category, drawn anew in each epoch.
 
     Partners and places follow from (seed, epoch, sample id of the first image).
@@ -37,8 +36,8 @@ class OverlappingImages(Dataset[OverlapBatch]):
     """
 
     def __init__(self, singles: ImageArrays, shift: int, seed: int = 0) -> None:
-        self.singles, self.shift, self.seed = singles, shift, seed
-        self.sample_ids = singles.sample_ids
+        super().__init__(singles, seed)
+        self.shift = shift
         self.order = singles.labels.argsort(stable=True)
         self.counts = torch.bincount(singles.labels)
         if int((self.counts > 0).sum()) < 2:
@@ -46,28 +45,14 @@ class OverlappingImages(Dataset[OverlapBatch]):
                 f"the data must have images of at least two categories to overlap, but got "
                 f"{self.counts.tolist()} images of each. Use more images (data.num_train)."
             )
-        # Shared, so that worker processes that live on also see the epoch.
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
-
-    def __len__(self) -> int:
-        """Number of pairs, one per image."""
-        return len(self.singles)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the pairs of `epoch` from now on, in worker processes too."""
-        self._epoch.fill_(epoch)
-
-    def __getitem__(self, index: int) -> OverlapBatch:
-        """A batch of the one pair `index`."""
-        return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> OverlapBatch:
         """The batch of pairs whose first images are `indices`."""
         first = torch.as_tensor(indices)
         number, ids = len(first), self.sample_ids[first]
         both = torch.stack([first, self._partners(first, ids)], 1)
-        span, epoch = 2 * self.shift + 1, int(self._epoch)
-        by = whole_numbers(ids, 4, span, self.seed, epoch, _FOR_PLACES) - self.shift
+        span = 2 * self.shift + 1
+        by = whole_numbers(ids, 4, span, self.seed, self.epoch, _FOR_PLACES) - self.shift
         alone = shifted(self.singles.images[both.flatten()], by.view(-1, 2))
         alone = alone.view(number, 2, *alone.shape[1:])
         together = alone.sum(1, dtype=torch.long).clamp(max=255)
@@ -87,7 +72,7 @@ class OverlappingImages(Dataset[OverlapBatch]):
         labels = self.singles.labels[first]
         own = self.counts[labels]
         begin = self.counts.cumsum(0)[labels] - own
-        drawn = uniform_numbers(ids, 1, self.seed, int(self._epoch), _FOR_PARTNERS)[:, 0]
+        drawn = uniform_numbers(ids, 1, self.seed, self.epoch, _FOR_PARTNERS)[:, 0]
         place = (drawn.double() * (len(self) - own)).long()
         return self.order[torch.where(place >= begin, place + own, place)]
 
@@ -139,7 +124,7 @@ class MultiMnistData(RemadeMnist):
             root, name, split=split, num_train=num_train, num_val=num_val, image_size=image_size,
             value_range=value_range, batch_size=batch_size, num_workers=num_workers, seed=seed,
         )  # fmt: skip
-        super().__init__(singles, "multi", f"overlapping {shift}")
+        super().__init__(singles, "multi", f"overlapping {shift} {seed}")
 
     def remade(self, split: str, singles: ImageArrays) -> OverlappingImages:
         """The pairs of a split."""

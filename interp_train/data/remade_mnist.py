@@ -2,15 +2,57 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, final
 
+import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from interp_train.data.image_arrays import ImageArrays
 from interp_train.data.mnist import MnistData
 from interp_train.data.split_loaders import training_loader, validation_loader
-from interp_train.structures import DataInfo
+from interp_train.structures import Batch, DataInfo
+
+
+class RemadeImages(Dataset[Batch], ABC):
+    """Makes whole batches of images, anew in each epoch.
+
+    Args:
+        singles: the images.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, singles: ImageArrays, seed: int) -> None:
+        self.singles, self.seed = singles, seed
+        self.sample_ids = singles.sample_ids
+        # Shared, so that worker processes that live on also see the epoch.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # type: ignore[no-untyped-call]
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The batch of images `indices` in this `epoch`."""
+
+    @final
+    def __getitem__(self, index: int) -> Batch:
+        """A batch of the one image `index`."""
+        return self.__getitems__([index])
+
+    @final
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.singles)
+
+    @property
+    @final
+    def epoch(self) -> int:
+        """The latest one that was set; 0 at first."""
+        return int(self._epoch)
+
+    @final
+    def set_epoch(self, epoch: int) -> None:
+        """Make the batches of `epoch` from now on, in worker processes too."""
+        self._epoch.fill_(epoch)
 
 
 class RemadeMnist(LightningDataModule, ABC):

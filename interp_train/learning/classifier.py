@@ -5,11 +5,10 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_choice
-from interp_train.evaluation.category_accuracy import CategoryAccuracy
+from interp_train.evaluation.answer_measures import AnswerMeasures
 from interp_train.label_counts import LabelCounts, membership_of
 from interp_train.learning.objective_terms import (
     SecondPath,
@@ -18,7 +17,7 @@ from interp_train.learning.objective_terms import (
 )
 from interp_train.optimisation import learning_rate_of, with_scheduler
 from interp_train.protocols import FilterObjective
-from interp_train.structures import BACKGROUND, Batch, DataInfo, StepOutputs
+from interp_train.structures import BACKGROUND, Batch, DataInfo, OverlapBatch, StepOutputs
 from interp_train.systems import LearnedSystem
 
 
@@ -33,8 +32,10 @@ class Classifier(LearnedSystem):
     Logs ``loss/train/task`` and ``loss/train/<objective>/<term>``, what objectives watch as
     ``loss/watched/<objective>/<quantity>``, ``accuracy/train``, and on the validation data
     ``accuracy/top1``, ``accuracy/per_category_mean`` and ``loss/validation/task``, a mean over
-    images. Terms of objectives are statistics of a batch, so no number stands for a whole
-    validation set; what they cause is what the measures show.
+    images. On images of overlapping objects (`OverlapBatch`), which take the logistic loss and no
+    objectives, all objects are to be named, and the accuracies are ``accuracy/all_objects`` and
+    ``accuracy/objects``. Terms of objectives are statistics of a batch, so no number stands for a
+    whole validation set; what they cause is what the measures show.
 
     Args:
         network: built once by the caller; its readout is fitted to the number of categories.
@@ -86,9 +87,7 @@ class Classifier(LearnedSystem):
         self._label_range: Tensor | None = None  # lowest and highest label on the device so far
         self._attach(head, objectives or {})
         self.label_counts = LabelCounts(self.num_categories)
-        self.train_accuracy = CategoryAccuracy(self.num_categories)
-        self.validation_accuracy = CategoryAccuracy(self.num_categories)
-        self.validation_loss = MeanMetric()
+        self.measures = AnswerMeasures(self.num_categories, ("task",))
         if compile:
             # The bound method: as a module it would double every key of the state dict.
             compiled: Any = torch.compile(network)
@@ -124,10 +123,11 @@ class Classifier(LearnedSystem):
 
     def loss_terms(self, outputs: StepOutputs, batch: Batch) -> dict[str, Tensor]:
         """``task``, and ``<objective>/<term>``."""
-        self._check_labels(batch.labels)
+        labels = self._labels_of(batch)
+        self._check_labels(labels)
         epoch = self.current_epoch + 1
-        terms = {"task": self.task_loss(outputs.logits.float(), batch.labels)}
-        second_path = SecondPath(self.network, batch.labels, self.image_losses)
+        terms = {"task": self.task_loss(outputs.logits.float(), labels)}
+        second_path = SecondPath(self.network, labels, self.image_losses)
         for name, objective in self._named_objectives():
             found = objective_terms(objective, outputs, batch, second_path, epoch)
             terms.update({f"{name}/{term}": value for term, value in found.items()})
@@ -135,14 +135,35 @@ class Classifier(LearnedSystem):
             self._tap.take()  # what a second path left there
         return terms
 
+    def _labels_of(self, batch: Batch) -> Tensor:
+        """Label of each image ``(N,)``, or of each of its objects ``(N, M)``."""
+        if not isinstance(batch, OverlapBatch):
+            return batch.labels
+        if self.loss == "softmax":
+            raise ValueError(
+                "`loss` must be 'logistic' for images of several objects, but got 'softmax'. "
+                "Set loss=logistic."
+            )
+        if self.objectives:
+            raise ValueError(
+                f"`objectives` must be empty for images of several objects, but got "
+                f"{sorted(self.objectives)}. Set filter_objective=none."
+            )
+        return batch.object_labels
+
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over images of the classification loss; logits ``(N, C)``."""
+        """Mean over images of the classification loss; see `image_losses`."""
         if self.balance and self.training:
             self.label_counts.update(labels)
         return self.image_losses(logits, labels).mean()
 
     def image_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Classification loss of each image ``(N,)``; logits ``(N, C)``."""
+        """Classification loss of each image ``(N,)``.
+
+        Args:
+            logits: ``(N, C)``.
+            labels: ``(N,)``; for the logistic loss also of several objects, ``(N, M)``.
+        """
         shares = self.label_counts.shares().to(logits.dtype).clamp(min=1e-6)
         if self.loss == "softmax":
             weights = 1 / (self.num_categories * shares) if self.balance else None
@@ -163,7 +184,8 @@ class Classifier(LearnedSystem):
         """See `LearnedSystem`; also counts the right answers and logs what objectives watch."""
         outputs = self.run(batch)
         terms = self.loss_terms(outputs, batch)
-        self.train_accuracy.update(self.predict(outputs.logits.detach()), batch.labels)
+        logits = outputs.logits.detach()
+        self.measures.count_training(logits, self.predict(logits), batch)
         if self.writes_now():
             self._log_measurements()
         return self.loss_of(terms)
@@ -173,24 +195,19 @@ class Classifier(LearnedSystem):
     ) -> StepOutputs:
         """See `LearnedSystem`; also counts the right answers."""
         outputs = super().validation_step(batch, batch_idx)
-        self.validation_accuracy.update(self.predict(outputs.logits), batch.labels)
-        self.validation_loss.update(outputs.loss_terms["task"], len(batch.labels))
+        logits, terms = outputs.logits, {"task": outputs.loss_terms["task"]}
+        self.measures.count_validation(logits, self.predict(logits), batch, terms)
         return outputs
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy on the training batches, under augmentation and dropout."""
         self._check_label_range()
-        self.log("accuracy/train", self.train_accuracy.compute()["top1"])
-        self.train_accuracy.reset()
+        self.log_dict(self.measures.training_summary())
 
     def on_validation_epoch_end(self) -> None:
         """Log the loss and the accuracies on the validation data."""
         self._check_label_range()
-        accuracies = self.validation_accuracy.compute()
-        self.log_dict({f"accuracy/{name}": value for name, value in accuracies.items()})
-        self.log("loss/validation/task", self.validation_loss.compute())
-        self.validation_accuracy.reset()
-        self.validation_loss.reset()
+        self.log_dict(self.measures.validation_summary())
 
     def configure_optimizers(self) -> Any:
         """Optimiser over the network's groups and the objectives' parameters; scheduler."""
@@ -234,7 +251,7 @@ def logistic_losses(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
 
     Args:
         logits: ``(N, C)``.
-        labels: category index or `BACKGROUND`, ``(N,)``.
+        labels: category index or `BACKGROUND`, ``(N,)``, or of several objects ``(N, M)``.
         weights: of each image and category, ``(N, C)``.
     """
     targets = membership_of(labels, logits.shape[1], logits)
@@ -245,7 +262,7 @@ def logistic_losses(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
 
 
 def label_range(labels: Tensor, known: Tensor | None) -> Tensor:
-    """Lowest and highest of the labels ``(N,)`` and of the `known` range, ``(2,)``; not read."""
+    """Lowest and highest of the labels and of the `known` range, ``(2,)``; not read."""
     low, high = labels.aminmax()
     if known is None:
         return torch.stack((low, high))
@@ -256,7 +273,7 @@ def check_labels(labels: Tensor, num_categories: int, loss: str) -> None:
     """Raise ValueError for labels that the loss cannot take.
 
     Args:
-        labels: category index or `BACKGROUND`, ``(N,)``.
+        labels: category index or `BACKGROUND`, ``(N,)`` or ``(N, M)``.
         num_categories: C.
         loss: ``"softmax"`` takes no background.
     """

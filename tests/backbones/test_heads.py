@@ -53,6 +53,19 @@ def test_the_norm_standardises_the_units_of_the_backbone():
     assert not list(head.norm.parameters())
 
 
+def test_each_linear_layer_may_have_a_rate_of_its_own():
+    maps = torch.randn(2, 3, 4, 4)
+    options = {"in_size": (4, 4), "added_convolutions": 0, "pooling": "none", "hidden": [5, 6]}
+    head = ConvolutionalHead(3, 2, dropout=[0.0, 0.0, 1.0], **options).train()
+    torch.testing.assert_close(head(maps), head.linear.bias.expand(2, 2))
+    for rates in ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0]):
+        silenced = ConvolutionalHead(3, 2, dropout=rates, **options).train()
+        silenced.load_state_dict(head.state_dict())
+        torch.testing.assert_close(silenced(maps)[0], silenced(maps)[1])  # of biases alone
+    rates = [layer.p for layer in head.children() if isinstance(layer, nn.Dropout)]
+    assert rates == [0.0, 0.0, 1.0]
+
+
 @pytest.mark.parametrize(("std", "expected"), [(0.01, 0.01), (None, (2 / (64 * 9)) ** 0.5)])
 def test_initial_weights(std, expected):
     head = ConvolutionalHead(64, 2, in_size=(4, 4), initial_std=std)
@@ -65,6 +78,8 @@ def test_initial_weights(std, expected):
     [
         ({"pooling": "min"}, r"`pooling` must be one of 'max', 'average', 'none', but got 'min'"),
         ({"dropout": 1.5}, r"`dropout` must be >= 0 and <= 1, but got 1.5"),
+        ({"dropout": [0.5, -1]}, r"`dropout` must be .* one for each of the 1 linear layers, but"),
+        ({"dropout": [0.5, -1], "hidden": [4]}, r"`dropout` must be >= 0 and <= 1, but got -1"),
         ({"added_convolutions": -1}, r"`added_convolutions` must be >= 0"),
         ({"in_size": (1, 4)}, r"`min\(in_size\)` must be >= 2"),
     ],

@@ -69,7 +69,11 @@ def test_loaders_and_what_is_known_about_the_data(tmp_path):
     data = MultiMnistData(str(tmp_path), "own", image_size=8, shift=1, batch_size=5)
     assert data.info.name == "multi_own"
     assert data.info.image_size == 8
-    assert data.info.fingerprint != data.singles.info.fingerprint
+    others = [MultiMnistData(str(tmp_path), "own", image_size=8, **{"shift": 1, **change})
+              for change in ({}, {"shift": 2}, {"seed": 1})]  # fmt: skip
+    prints = [made.info.fingerprint for made in (data.singles, *others)]
+    assert len(set(prints)) == 4
+    assert prints[1] == data.info.fingerprint
     seen = [key for batch in data.train_dataloader() for key in batch.sample_ids.tolist()]
     assert sorted(seen) == list(range(40))
     one, again = (torch.cat([b.images for b in data.val_dataloader()]) for _ in range(2))

@@ -14,7 +14,14 @@ from interp_train.learning.filter_objectives.equivariant_parts.module import Equ
 from interp_train.learning.filter_objectives.interpretable_filter.module import (
     InterpretableFilter,
 )
-from interp_train.structures import BACKGROUND, DataInfo, ImageBatch, StepOutputs, ViewBatch
+from interp_train.structures import (
+    BACKGROUND,
+    DataInfo,
+    ImageBatch,
+    OverlapBatch,
+    StepOutputs,
+    ViewBatch,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 SIDE = 8
@@ -58,11 +65,12 @@ class Rows(torch.utils.data.Dataset):
         return len(self.batch.labels)
 
     def __getitem__(self, index):
-        return ImageBatch(*(field[index] for field in self.batch))
+        return type(self.batch)(*(field[index] for field in self.batch))
 
 
 def fit(system, labels, epochs=2, **options):
-    loader = DataLoader(Rows(batch_of(labels)), batch_size=4)
+    batch = labels if isinstance(labels, OverlapBatch) else batch_of(labels)
+    loader = DataLoader(Rows(batch), batch_size=4)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, **options,
@@ -306,3 +314,78 @@ def test_it_trains_in_mixed_precision():
     trainer = fit(system, [0, BACKGROUND] * 6, epochs=12, precision="bf16-mixed")
     assert trainer.logged_metrics["accuracy/top1"] == 1.0
     assert all(parameter.isfinite().all() for parameter in system.parameters())
+
+
+# -- images of several objects -------------------------------------------------------------
+
+PAIRS = torch.tensor([[1, 0], [0, 1], [1, 2], [2, 0]])
+SCORES = torch.tensor([[0.9, 0.8, 0.1], [0.9, 0.1, 0.8], [0.1, 0.2, 0.3], [0.5, 0.6, 0.4]])
+
+
+def overlapping(pairs=PAIRS):
+    """Objects are bright in the channel of their category."""
+    objects = torch.zeros(len(pairs), 2, 3, SIDE, SIDE)
+    objects += torch.eye(3)[pairs][..., None, None]
+    single = batch_of(pairs[:, 0])._replace(images=objects.sum(1))
+    return OverlapBatch(*single, pairs, objects)
+
+
+def several(objectives=None, num_categories=3, **options):
+    return classifier(num_categories, objectives, **{"loss": "logistic", **options})
+
+
+@pytest.mark.parametrize("balance", [False, True])
+def test_the_loss_of_several_objects_equals_a_loop_over_categories(balance):
+    system = several(balance=balance).double().train()
+    logits = torch.randn(4, 3, dtype=torch.float64)
+    shares = [3 / 4, 3 / 4, 2 / 4]  # of images that show the category
+    total = 0.0
+    for row, pair in zip(logits.tolist(), PAIRS.tolist(), strict=True):
+        for category, logit in enumerate(row):
+            side = 1 if category in pair else -1
+            share = shares[category] if side > 0 else 1 - shares[category]
+            weight = 0.5 / share if balance else 1.0
+            total += weight * math.log(1 + math.exp(-side * logit))
+    assert system.task_loss(logits, PAIRS).item() == pytest.approx(total / 4, rel=1e-12)
+    if not balance:
+        terms = system.loss_terms(StepOutputs(logits, {}, {}), overlapping())
+        assert terms["task"].item() == pytest.approx(total / 4, rel=1e-6)
+
+
+def test_the_highest_scores_are_held_against_all_objects():
+    system = several()
+    system.run = lambda batch: StepOutputs(SCORES, {}, {})
+    system.validation_step(overlapping(), 0)
+    found = {name: value.item() for name, value in system.measures.validation_summary().items()}
+    # Both, the first, both, the second.
+    assert found == {
+        "accuracy/all_objects": pytest.approx(2 / 4),
+        "accuracy/objects": pytest.approx(6 / 8),
+        "loss/validation/task": pytest.approx(system.task_loss(SCORES, PAIRS).item()),
+    }
+
+
+def test_all_objects_are_learned():
+    trainer = fit(several(), overlapping(PAIRS.repeat(3, 1)), epochs=12)
+    found = {name: value.item() for name, value in trainer.logged_metrics.items()}
+    assert "accuracy/top1" not in found
+    assert found["accuracy/all_objects"] == found["accuracy/objects"] == 1.0
+    assert found["accuracy/train"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "softmax"}, "'logistic' for images of several objects, but got 'softmax'. Set"),
+        (
+            {"objectives": {"parts": InterpretableFilter()}},
+            r"`objectives` must be empty for .* objects, but got \['parts'\]. Set filter_obj",
+        ),
+        ({"num_categories": 2}, "indices below 2, .* but got values from 0 to 2"),
+    ],
+)
+def test_what_does_not_fit_several_objects_is_named(options, message):
+    system = several(**options)
+    batch = overlapping()
+    with pytest.raises(ValueError, match=message):
+        system.loss_terms(system.run(batch), batch)

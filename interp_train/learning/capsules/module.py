@@ -19,11 +19,11 @@ from torch import Tensor
 from interp_train.activations import ActivationTap
 from interp_train.backbones.backbone import Backbone
 from interp_train.checks import check_choice, check_name, check_range
+from interp_train.evaluation.answer_measures import AnswerMeasures
 from interp_train.figures import unnormalised
 from interp_train.label_counts import membership_of
 from interp_train.learning.capsules import functional
 from interp_train.learning.capsules.heads import CapsuleDecoder, CapsuleHead
-from interp_train.learning.capsules.measures import CapsuleMeasures
 from interp_train.optimisation import learning_rate_of, with_scheduler
 from interp_train.precision import at_least_float32
 from interp_train.protocols import FilterObjective
@@ -132,7 +132,7 @@ class CapsNet(LearnedSystem):
         self.scheduler_interval = scheduler_interval
         self._check(objectives)
         self._attach(head, hidden)
-        self.measures = CapsuleMeasures(len(data_info.class_names))
+        self.measures = AnswerMeasures(len(data_info.class_names), (loss, "reconstruction"))
         if compile:
             # The bound method: as a module it would double every key of the state dict.
             compiled: Any = torch.compile(network)
@@ -225,7 +225,8 @@ class CapsNet(LearnedSystem):
         """See `LearnedSystem`; also counts the right answers."""
         outputs = self.run(batch)
         terms = self.loss_terms(outputs, batch)
-        self.measures.count_training(outputs.logits.detach(), batch)
+        logits = outputs.logits.detach()
+        self.measures.count_training(logits, logits.argmax(1), batch)
         return self.loss_of(terms)
 
     def validation_step(  # type: ignore[override]  # callbacks read the outputs
@@ -233,7 +234,8 @@ class CapsNet(LearnedSystem):
     ) -> StepOutputs:
         """See `LearnedSystem`; also counts the right answers."""
         outputs = super().validation_step(batch, batch_idx)
-        self.measures.count_validation(outputs.logits, outputs.loss_terms, batch)
+        logits, terms = outputs.logits, outputs.loss_terms
+        self.measures.count_validation(logits, logits.argmax(1), batch, terms)
         return outputs
 
     def on_train_epoch_end(self) -> None:

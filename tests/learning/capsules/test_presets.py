@@ -1,10 +1,11 @@
-"""Every YAML of the group, with its trunk, has as many parameters as the papers say."""
+"""Parameters of every YAML of the group, with its trunk, and of the twins without capsules."""
 
 import pytest
 import torch
 
 from interp_train.composition import compose_config
 from interp_train.structures import DataInfo
+from interp_train.study import planned_runs
 from interp_train.systems import build_system
 
 DECODER = 1_411_344
@@ -84,3 +85,54 @@ def test_a_network_is_built_for_the_weights_of_a_checkpoint(trunk):
     other.load_state_dict(one.state_dict())
     images = torch.rand(2, channels, size, size)
     torch.testing.assert_close(one.eval()(images), other.eval()(images))
+
+
+# study -> side of the images, parameters of CapsNet with its decoder and of the other network
+STUDIES = {
+    "capsules_affine": (40, 13_475_648, 13_492_762),
+    "capsules_overlapping": (36, 11_361_808, 11_353_974),
+}
+
+
+def system_from(config):
+    names, size = tuple("0123456789"), config["data"]["image_size"]
+    return build_system(config, DataInfo("any", names, (), {}, (), size, 1, (0.0,), (1.0,), "", ""))
+
+
+def training_of(config):
+    """What two networks that are trained alike have in common."""
+    learning, optimizer = config["learning"], config["learning"]["optimizer"]
+    assert optimizer.get("weight_decay", 0.0) == 0.0
+    return {
+        "optimizer": (optimizer["_target_"], optimizer["lr"]),
+        **{key: learning[key] for key in ("scheduler", "scheduler_interval")},
+        **{key: config[key] for key in ("data", "trainer", "monitor", "seed", "cache")},
+    }
+
+
+def sizes_of(*configs):
+    return [count(system_from(config)) for config in configs]
+
+
+def test_the_convolutional_network_is_as_large_as_capsnet_and_trained_alike():
+    capsnet, other = (
+        compose_config("train", [f"experiment={name}_mnist"])
+        for name in ("capsnet", "convolutional")
+    )
+    assert training_of(capsnet) == training_of(other)
+    assert sizes_of(capsnet, other) == [6_804_224 + DECODER, 8_227_962]
+
+
+@pytest.mark.parametrize("name", list(STUDIES))
+def test_rows_of_a_study_are_equally_large_and_trained_alike(name):
+    study = compose_config("study", [f"study={name}"])
+    runs = planned_runs(study)
+    assert len(runs) == 2 * len(study["seeds"]) == 6
+    other, capsnet = (compose_config("train", run.overrides) for run in runs[:2])
+    assert training_of(capsnet) == training_of(other)
+    data, (side, *numbers) = capsnet["data"], STUDIES[name]
+    assert (data["num_train"], data["num_val"], data["image_size"]) == (20_000, 10_000, side)
+    assert data["shift"] == (6.0 if "affine" in name else 4)  # not that of the experiment
+    assert capsnet["learning"]["scheduler"]["steps"] == data["num_train"] // data["batch_size"]
+    assert sizes_of(capsnet, other) == numbers
+    assert abs(numbers[1] / numbers[0] - 1) < 0.05

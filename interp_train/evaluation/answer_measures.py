@@ -1,6 +1,6 @@
-"""What a capsule network counts while it trains and validates."""
+"""What a system that names objects counts while it trains and validates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
@@ -12,33 +12,40 @@ from interp_train.evaluation.category_accuracy import CategoryAccuracy
 from interp_train.evaluation.object_accuracy import ObjectAccuracy
 from interp_train.structures import Batch, OverlapBatch
 
-TERMS = ("margin", "spread", "reconstruction")
-
 
 @final
-class CapsuleMeasures(nn.Module):
+class AnswerMeasures(nn.Module):
     """Accuracies of one or of several objects per image, and mean losses.
 
     Args:
         num_categories: C.
+        terms: names of the losses.
     """
 
-    def __init__(self, num_categories: int) -> None:
+    def __init__(self, num_categories: int, terms: Sequence[str]) -> None:
         super().__init__()
         self.training_category = CategoryAccuracy(num_categories)
         self.training_objects = ObjectAccuracy()
         self.validation_category = CategoryAccuracy(num_categories)
         self.validation_objects = ObjectAccuracy()
-        self.losses = nn.ModuleDict({term: MeanMetric() for term in TERMS})
+        self.losses = nn.ModuleDict({term: MeanMetric() for term in terms})
         self._used: set[str] = set()
 
-    def count_training(self, logits: Tensor, batch: Batch) -> None:
-        """Count the answers of a training batch, logits ``(N, C)``."""
-        self._count("training", logits, batch)
+    def count_training(self, logits: Tensor, predicted: Tensor, batch: Batch) -> None:
+        """Count the answers of a training batch.
 
-    def count_validation(self, logits: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        """Count the answers and losses of a validation batch."""
-        self._count("validation", logits, batch)
+        Args:
+            logits: ``(N, C)``; they count where images show several objects.
+            predicted: category index or `BACKGROUND`, ``(N,)``; it counts where they show one.
+            batch: what was shown.
+        """
+        self._count("training", logits, predicted, batch)
+
+    def count_validation(
+        self, logits: Tensor, predicted: Tensor, batch: Batch, terms: Mapping[str, Tensor]
+    ) -> None:
+        """Count the answers of a validation batch as of a training batch, and its losses."""
+        self._count("validation", logits, predicted, batch)
         for name, term in terms.items():
             self._metric(f"losses.{name}").update(term, len(batch.labels))
 
@@ -51,17 +58,17 @@ class CapsuleMeasures(nn.Module):
     def validation_summary(self) -> dict[str, Tensor]:
         """Accuracies and losses as they are logged; starts anew."""
         accuracies = self._taken("validation_category", "validation_objects")
-        losses = self._taken(*(f"losses.{term}" for term in TERMS))
+        losses = self._taken(*(f"losses.{term}" for term in self.losses))
         return {
             **{f"accuracy/{name}": value for name, value in accuracies.items()},
             **{f"loss/validation/{name}": value for name, value in losses.items()},
         }
 
-    def _count(self, split: str, logits: Tensor, batch: Batch) -> None:
+    def _count(self, split: str, logits: Tensor, predicted: Tensor, batch: Batch) -> None:
         if isinstance(batch, OverlapBatch):
             self._metric(f"{split}_objects").update(logits, batch.object_labels)
         else:
-            self._metric(f"{split}_category").update(logits.argmax(1), batch.labels)
+            self._metric(f"{split}_category").update(predicted, batch.labels)
 
     def _metric(self, name: str) -> Metric:
         self._used.add(name)
