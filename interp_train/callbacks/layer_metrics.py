@@ -307,12 +307,21 @@ class LayerMetricCallback(Callback, ABC):
 
 
 def measures_now(trainer: Trainer, every_n_epochs: int) -> bool:
-    """Whether this validation counts: no sanity check, and the epoch's turn or the last."""
+    """Whether this validation counts: no sanity check, and it is its turn, or the last.
+
+    The first validation of a fit counts, and after it the first one of every `every_n_epochs`
+    epochs, also where the trainer does not validate each of them.
+    """
     if trainer.sanity_checking:
         return False
     fitting = trainer.state.fn == "fit"
     last = trainer.max_epochs is not None and trainer.current_epoch == trainer.max_epochs - 1
-    return not fitting or last or trainer.current_epoch % every_n_epochs == 0
+    step = trainer.check_val_every_n_epoch or 1
+    since_first = trainer.current_epoch + 1 - step
+    turn = (
+        since_first <= 0 or since_first // every_n_epochs > (since_first - step) // every_n_epochs
+    )
+    return not fitting or last or turn
 
 
 def resolved_layer(module: nn.Module, layer: str) -> str:

@@ -8,7 +8,7 @@ import torch.distributed
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from interp_train.callbacks.class_selectivity import ClassSelectivity
-from interp_train.callbacks.layer_metrics import found_geometries, resolved_layer
+from interp_train.callbacks.layer_metrics import found_geometries, measures_now, resolved_layer
 from interp_train.callbacks.layer_records import read_table
 from interp_train.callbacks.location_instability import LocationInstability
 from interp_train.callbacks.mutual_information_score import MutualInformationScore
@@ -135,6 +135,25 @@ def test_epochs_are_chosen_and_the_last_is_always_measured(tmp_path):
     run = trainer(tmp_path, callbacks=[callback], max_epochs=4)
     run.fit(SpotSystem(), datamodule=SpotData())
     assert measured == [(False, 0), (False, 2), (False, 3)]
+
+
+@pytest.mark.parametrize(
+    ("validated", "every", "expected"),
+    [(2, 2, [1, 3, 5, 7]), (2, 4, [1, 5, 7]), (3, 2, [2, 5, 8]), (1, 3, [0, 3, 6, 8])],
+)
+def test_the_turn_is_counted_from_the_first_validation(tmp_path, validated, every, expected):
+    measured, epochs = [], 9 if expected[-1] == 8 else 8
+
+    class Asked(lightning.Callback):
+        def on_validation_epoch_start(self, trainer, pl_module):
+            if measures_now(trainer, every):
+                measured.append(trainer.current_epoch)
+
+    run = trainer(
+        tmp_path, callbacks=[Asked()], max_epochs=epochs, check_val_every_n_epoch=validated
+    )
+    run.fit(SpotSystem(), datamodule=SpotData())
+    assert measured == expected
 
 
 def test_the_random_network_is_measured_once_and_shared(tmp_path):
