@@ -12,6 +12,7 @@ SETUP := .venv/.installed
 endif
 
 OBJECTIVE ?= filter_objective/interpretable_filter
+WORKERS ?= 2
 
 .PHONY: help setup quickstart test test-all lint types format table thumbnails bench clean existing-environment
 
@@ -23,17 +24,17 @@ setup: $(SETUP) ## create .venv and install everything (the other targets do it 
 quickstart: $(SETUP) ## train an ordinary and an interpretable network on synthetic data
 	$(RUN) scripts/study.py study=quickstart
 
-test: $(SETUP) ## check style and types, then run the fast tests
+test: $(SETUP) ## check style and types, then run the fast tests in 2 processes (WORKERS=n: in n)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-all: $(SETUP) ## the same with the long tests
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(SETUP) ## check style
 	$(RUN) -m ruff check .

@@ -14,8 +14,12 @@ DATA_VARIABLE = "INTERP_TRAIN_DATA"
 
 
 def pytest_configure(config):
-    """Two threads at most, so that times and sums do not depend on the size of the machine."""
-    torch.set_num_threads(min(torch.get_num_threads(), 2))
+    """Two threads at most, so that times and sums do not depend on the size of the machine.
+
+    One in each of several workers: most tests are many small steps, which more threads slow down.
+    """
+    several = "PYTEST_XDIST_WORKER" in os.environ
+    torch.set_num_threads(1 if several else min(torch.get_num_threads(), 2))
 
 
 def pytest_collection_modifyitems(items):

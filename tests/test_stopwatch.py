@@ -58,6 +58,7 @@ class Owner:
 
 
 def test_each_owner_has_one_stopwatch_and_takes_it_along():
+    gc.collect()  # what earlier tests left
     owner, other = Owner(), Owner()
     assert stopwatch_of(owner) is stopwatch_of(owner)
     assert stopwatch_of(owner) is not stopwatch_of(other)
