@@ -103,6 +103,9 @@ def box_head_of(
         num_classes: with the background.
         settings: see `DetectorSettings`.
         parts: see `PartSettings`.
+
+    Raises:
+        ValueError: for part types of the position-sensitive head.
     """
     grid, channels = settings.grid, settings.channels
     if kind == "two_layer":
@@ -110,6 +113,11 @@ def box_head_of(
     graph = AndOrGraph(grid, grid, min_side=parts.min_side, root_terminal=parts.root_terminal)
     shared: dict[str, Any] = {"class_aware": parts.class_aware, "pooling": parts.pooling}
     if kind == "position_sensitive":
+        if parts.part_types:
+            raise ValueError(
+                f"`part_types` must be 0 for the position-sensitive head, whose parts have maps of "
+                f"their own, but got {parts.part_types}. Set head=and_or, or part_types=0."
+            )
         return PositionSensitiveHead(parts.projection_size, num_classes, graph, **shared)
     return AndOrHead(
         channels,
