@@ -1,9 +1,9 @@
 """What an objective costs: time and memory of a training step, with it and without.
 
 `BENCHMARKS` holds one entry per objective in ``conf/filter_objective``, whose presets are measured
-beside one another, ``callbacks/dissection`` (`interp_train.dissection_benchmark`) and
-``callbacks/validation`` (`interp_train.validation_benchmark`). Steps with and without the objective
-alternate, so that other load on the machine meets both alike.
+beside one another, ``callbacks/dissection`` (`interp_train.dissection_benchmark`),
+``callbacks/validation`` (`interp_train.validation_benchmark`), and two systems under ``learning``.
+Steps with and without the objective alternate, so that other load on the machine meets both alike.
 """
 
 import functools
@@ -23,6 +23,7 @@ from interp_train.atomic_files import write_json
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.backbones.torchvision_backbone import torchvision_backbone
 from interp_train.benchmark_timing import interleaved, resident_peak, time_ratios
+from interp_train.capsule_benchmark import benchmark_capsules
 from interp_train.checks import check_name, check_range
 from interp_train.config_places import config_dir
 from interp_train.detection_benchmark import benchmark_detector
@@ -278,5 +279,6 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     **objective_benchmarks(config_dir() / "filter_objective"),
     "callbacks/dissection": benchmark_dissection,
     "callbacks/validation": benchmark_validation,
+    "learning/capsules": benchmark_capsules,
     "learning/interpretable_rcnn": benchmark_detector,
 }

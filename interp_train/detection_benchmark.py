@@ -140,7 +140,7 @@ class DetectorStep:
         self.optimizer.step()
 
 
-def timed(step: Callable[[], None], device: str) -> tuple[float, float]:
+def timed(step: Callable[[], object], device: str) -> tuple[float, float]:
     """Seconds that a step takes: wall and processor."""
     waits = torch.device(device).type == "cuda"
     if waits:

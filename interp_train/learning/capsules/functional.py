@@ -9,13 +9,19 @@ Predictions of one image of CapsNet (1152 input capsules, 10 output capsules of 
 0.7 MiB, so routings form them at most once, and dynamic routing not at all.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from interp_train.coupled_products import coupled_agreement, coupled_sums
 from interp_train.precision import at_least_float32
 
 EPSILON = 1e-8  # of squared lengths: the zero capsule has a gradient, and it is 0
 _LEAST_SPREAD = 1e-6  # variance of a cluster with one prediction (em)
+_PIECE_BYTES = (2**28, 2**24)  # coefficients times inputs at a time: on a GPU, on the CPU
+_LEAST_PIECE = 16  # capsules
 
 
 def squash(capsules: Tensor) -> Tensor:
@@ -128,65 +134,99 @@ def dynamic_routing(
         Output capsules ``(N, J, O)`` and coupling coefficients of the last iteration
         ``(N, I, J)``, which sum to 1 over J (with `leaky`, to at most 1).
     """
-    shared = len(weights) != inputs.shape[1]
-    route = (_RouteBySharedWeights if shared else _RouteByInputs)(inputs, weights)
-    number, capsules = inputs.shape[:2]
-    logits = None
-    share = 1 / (weights.shape[2] + leaky)
-    coupling = torch.full_like(at_least_float32(inputs[:0].sum()), share)
+    pieces = _pieces(inputs, weights)
+    gradients, share = torch.is_grad_enabled(), 1 / (weights.shape[2] + leaky)
+    outputs = inputs
     for iteration in range(iterations):
-        last = iteration == iterations - 1
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (last or not detach)):
-            if logits is not None:
-                coupling = _shared_out(logits, leaky)
-            sums = route.weighted_sums(coupling)
+        kept = gradients and (iteration == iterations - 1 or not detach)
+        sums: Any = 0
+        for piece in pieces if iteration else ():
+            with torch.set_grad_enabled(gradients and not detach):
+                piece.agree(outputs, leaky)
+            with torch.set_grad_enabled(kept):
+                sums = sums + piece.weighted_sums()
+        with torch.set_grad_enabled(kept):
+            if not iteration:
+                sums = share * _plain_sums(pieces, inputs, weights)
             outputs = squash(sums if bias is None else sums + bias)
-            if not last:
-                agreement = route.agreement(outputs)
-                logits = agreement if logits is None else logits + agreement
-    return outputs, coupling.expand(weights.shape[2], number, capsules).permute(1, 2, 0)
+    if iterations == 1:
+        coupling = torch.full_like(at_least_float32(inputs[..., :1]), share)
+        return outputs, coupling.detach().expand(-1, -1, weights.shape[2])
+    return outputs, torch.cat([piece.coupling for piece in pieces], 2).permute(1, 2, 0)
 
 
-class _RouteByInputs:
-    """Sums and agreements without predictions: coefficients times inputs are half their size."""
+class _PieceOfInputs:
+    """Some input capsules, routed without predictions: coefficients times inputs are smaller.
+
+    Args:
+        inputs: ``(N, D, k)``.
+        weights: ``(J, D * k, O)``.
+    """
 
     def __init__(self, inputs: Tensor, weights: Tensor) -> None:
-        self.inputs = inputs
-        self.flat = inputs.flatten(1)  # N, I * D
-        # J, I * D, O
-        self.weights = weights.permute(2, 0, 1, 3).flatten(1, 2)
+        self.inputs, self.weights = inputs, weights
+        self.logits: Tensor | None = None
 
-    def weighted_sums(self, coupling: Tensor) -> Tensor:
-        """``(N, J, O)`` from coefficients ``(J, N, I)`` or one for all."""
-        if coupling.dim() == 0:  # equal coefficients: one dense product
-            sums = torch.einsum("nk,jko->njo", self.flat, self.weights)
-            return sums * coupling.to(sums.dtype)
-        scaled = coupling[..., None].to(self.inputs.dtype) * self.inputs  # J, N, I, D
-        return torch.bmm(scaled.flatten(2), self.weights).transpose(0, 1)
-
-    def agreement(self, outputs: Tensor) -> Tensor:
-        """``(J, N, I)``: scalar product of prediction and output, per input capsule."""
+    def agree(self, outputs: Tensor, leaky: bool) -> None:
+        """Set coefficients ``(J, N, k)`` by what predictions have in common with `outputs`."""
         outputs = outputs.to(self.weights.dtype).transpose(0, 1)
-        back = torch.bmm(outputs, self.weights.transpose(1, 2))  # J, N, I * D
-        return (back.view(-1, *self.inputs.shape) * self.inputs).sum(dim=3)
+        found = coupled_agreement(outputs, self.inputs, self.weights)
+        self.logits = found if self.logits is None else self.logits + found
+        self.coupling = _shared_out(self.logits, leaky)
+
+    def weighted_sums(self) -> Tensor:
+        """``(N, J, O)``."""
+        coupling = self.coupling.to(self.inputs.dtype)
+        return coupled_sums(coupling, self.inputs, self.weights).transpose(0, 1)
 
 
-class _RouteBySharedWeights:
-    """Sums and agreements from predictions, of capsules whose positions share weights."""
+class _Predictions:
+    """All input capsules, routed by predictions, if positions share weights."""
 
     def __init__(self, inputs: Tensor, weights: Tensor) -> None:
-        self.predictions = predictions(inputs, weights)
+        self.predictions = predictions(inputs, weights)  # I, N, J, O
+        self.logits: Tensor | None = None
 
-    def weighted_sums(self, coupling: Tensor) -> Tensor:
-        """``(N, J, O)`` from coefficients ``(J, N, I)`` or one for all."""
-        if coupling.dim() == 0:
-            return self.predictions.sum(dim=0) * coupling.to(self.predictions.dtype)
-        coupling = coupling.to(self.predictions.dtype)
+    def agree(self, outputs: Tensor, leaky: bool) -> None:
+        """Set coefficients ``(J, N, I)``."""
+        outputs = outputs.to(self.predictions.dtype)
+        found = torch.einsum("injo,njo->jni", self.predictions, outputs)
+        self.logits = found if self.logits is None else self.logits + found
+        self.coupling = _shared_out(self.logits, leaky)
+
+    def weighted_sums(self) -> Tensor:
+        """``(N, J, O)``."""
+        coupling = self.coupling.to(self.predictions.dtype)
         return torch.einsum("jni,injo->njo", coupling, self.predictions)
 
-    def agreement(self, outputs: Tensor) -> Tensor:
-        """``(J, N, I)``."""
-        return torch.einsum("injo,njo->jni", self.predictions, outputs.to(self.predictions.dtype))
+
+def _pieces(inputs: Tensor, weights: Tensor) -> Sequence[_PieceOfInputs] | Sequence[_Predictions]:
+    """The input capsules in pieces whose products with coefficients take little memory."""
+    if len(weights) != inputs.shape[1]:
+        return [_Predictions(inputs, weights)]
+    kind, outputs = inputs.device.type, weights.shape[2]
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if autocast and weights.dtype != torch.float64:
+        weights = weights.to(torch.get_autocast_dtype(kind))
+    per_capsule = outputs * inputs[:, 0].numel() * inputs.element_size()
+    size = _PIECE_BYTES[kind == "cpu"] // max(1, per_capsule)
+    size = inputs.shape[1] if torch.compiler.is_compiling() else max(_LEAST_PIECE, size)
+    # Capsules last, so that products with coefficients run along memory.
+    parts = torch.split(inputs.transpose(1, 2).contiguous(), size, 2)
+    matrices = torch.split(weights.permute(2, 1, 0, 3), size, 2)
+    return [
+        _PieceOfInputs(part, matrix.flatten(1, 2))
+        for part, matrix in zip(parts, matrices, strict=True)
+    ]
+
+
+def _plain_sums(
+    pieces: Sequence[_PieceOfInputs] | Sequence[_Predictions], inputs: Tensor, weights: Tensor
+) -> Tensor:
+    """Sum of all predictions, ``(N, J, O)``; without any, one dense product."""
+    if isinstance(pieces[0], _Predictions):
+        return pieces[0].predictions.sum(dim=0)
+    return (inputs.flatten(1) @ weights.flatten(2).flatten(0, 1)).view(-1, *weights.shape[2:])
 
 
 def _shared_out(logits: Tensor, leaky: bool) -> Tensor:

@@ -145,6 +145,19 @@ def test_detached_routing_has_the_same_outputs_and_gradients_of_the_last_iterati
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("detach", [False, True])
+def test_routing_in_pieces_is_routing_of_the_whole(monkeypatch, detach):
+    inputs, weights = tensors((NUM, INS, ATOMS), (INS, ATOMS, OUTS, SIZE))
+    leaves = (inputs, weights)
+    whole = caps.dynamic_routing(inputs, weights, 3, detach=detach)
+    monkeypatch.setattr(caps, "_PIECE_BYTES", (0, 0))
+    monkeypatch.setattr(caps, "_LEAST_PIECE", 4)
+    assert [piece.inputs.shape[2] for piece in caps._pieces(inputs, weights)] == [4, 2]
+    parts = caps.dynamic_routing(inputs, weights, 3, detach=detach)
+    found, expected = ((out, used + 0 * inputs.sum()) for out, used in (parts, whole))
+    assert_equal_with_gradients(found, expected, leaves)
+
+
 def test_self_routing_equals_a_loop():
     inputs, weights, decide, offset, raw = tensors(
         (NUM, INS, ATOMS), (INS, ATOMS, OUTS, SIZE), (INS, ATOMS, OUTS), (INS, OUTS), (NUM, INS)
