@@ -26,6 +26,7 @@ from interp_train.systems import LearnedSystem, build_system
 
 Times = list[tuple[float, float]]
 _OURS, _FLOOR = "ours", "its two convolutions"
+_DETACHED = "ours, detached"
 _EXPERIMENT = ["experiment=capsnet_mnist"]
 _MEMORY_STEPS = 2
 
@@ -122,12 +123,13 @@ class CapsNetStep:
     Args:
         number: images in the batch.
         device: torch's name.
+        detach: no gradients through all but the last iteration of routing.
     """
 
-    def __init__(self, number: int, device: str = "cpu") -> None:
+    def __init__(self, number: int, device: str = "cpu", *, detach: bool = False) -> None:
         torch.manual_seed(0)
         self.device = device
-        self.system = capsnet().to(device).train()
+        self.system = capsnet(detach=detach).to(device).train()
         configured: Any = self.system.configure_optimizers()
         self.optimizer: torch.optim.Optimizer = configured["optimizer"]
         ids = torch.arange(number, device=device)
@@ -170,11 +172,12 @@ class ConvolutionsStep:
         self.network(self.images).backward(self.direction)
 
 
-def capsnet() -> LearnedSystem:
-    """The network of ``experiment=capsnet_mnist``, untrained."""
+def capsnet(*, detach: bool = False) -> LearnedSystem:
+    """The network of ``experiment=capsnet_mnist``, untrained; see `dynamic_routing` for detach."""
     names = tuple(f"digit {index}" for index in range(10))
     info = DataInfo("random", names, (), {}, (), 28, 1, (0.0,), (1.0,), "", "")
-    return build_system(compose_config("train", _EXPERIMENT), info)
+    settings = [*_EXPERIMENT, f"learning.head.categories.detach={str(detach).lower()}"]
+    return build_system(compose_config("train", settings), info)
 
 
 def benchmark_capsules(
@@ -212,8 +215,9 @@ def benchmark_capsules(
     steps, notes = training_steps(folder, setting)
     measured = interleaved(steps, repetitions, warm_up=1)
     del steps
-    rows += [row("training step", name, _OURS, measured, setting.number)
-             for name in measured if name != _OURS]  # fmt: skip
+    rows += [row("training step", name, beside, measured, setting.number)
+             for name in measured for beside in (_OURS, _DETACHED)
+             if name not in (_OURS, beside)]  # fmt: skip
     rows += [{**dict.fromkeys(rows[0]), "measured": "training step", "variant": name,
               "note": note} for name, note in notes.items()]  # fmt: skip
     peaks = {("routing", name): peak_of(name, setting) for name in ROUTINGS}
@@ -275,8 +279,10 @@ def training_steps(
     """Steps that run, by name, and why others do not; each has made one step."""
     ours = CapsNetStep(setting.number, setting.device)
     steps: dict[str, Callable[[], tuple[float, float]]] = {
-        _OURS: ours, _FLOOR: ConvolutionsStep(ours)
-    }  # fmt: skip
+        _OURS: ours,
+        _DETACHED: CapsNetStep(setting.number, setting.device, detach=True),
+        _FLOOR: ConvolutionsStep(ours),
+    }
     notes = {}
     for name in PEERS if folder is not None else ():
         assert folder is not None
@@ -339,8 +345,8 @@ def print_peak(task: str) -> None:
     step: Callable[[], tuple[float, float]]
     if not training:
         step = RoutingStep(variant, setting)
-    elif variant == _OURS:
-        step = CapsNetStep(setting.number, setting.device)
+    elif variant in (_OURS, _DETACHED):
+        step = CapsNetStep(setting.number, setting.device, detach=variant == _DETACHED)
     else:
         step = PeerStep(variant, Path(folder), setting.number, setting.device)
     for _ in range(_MEMORY_STEPS):

@@ -60,6 +60,8 @@ def test_the_training_step_is_that_of_capsnet_on_mnist():
     assert min(step()) > 0
     after = list(step.system.parameters())
     assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    head = CapsNetStep(2, detach=True).system.network.head
+    assert (head.categories.detach, step.system.network.head.categories.detach) == (True, False)
     floor = ConvolutionsStep(step)
     assert min(floor()) > 0
     kept = [(type(m), tuple(m.weight.shape)) for m in floor.network if hasattr(m, "weight")]
@@ -88,17 +90,23 @@ def test_rows_compare_with_ours(tmp_path, monkeypatch):
     peers = ["gram-ai", "adambielski", "XifengGuo"]
     assert [(row["variant"], row["beside"]) for row in found["rows"]] == [
         ("plain", "ours"), ("plain, detached", "ours, detached"), ("plain", "ours, detached"),
-        *((name, "ours") for name in ("its two convolutions", *peers)), ("higgsfield", None),
+        ("ours, detached", "ours"),
+        *(
+            (name, ours)
+            for name in ("its two convolutions", *peers)
+            for ours in ("ours", "ours, detached")
+        ),
+        ("higgsfield", None),
     ]  # fmt: skip
     assert all(row["difference"] < 1e-5 for row in found["rows"][:3])
     assert found["rows"][-1]["note"] == "does not run: RuntimeError: not today"
-    assert 0 < found["rows"][3]["time_ratio"] < 1
-    assert found["rows"][4]["images_per_second"] == 2e-6
+    assert 0 < found["rows"][4]["time_ratio"] < 1
+    assert found["rows"][6]["images_per_second"] == 2e-6
     assert len({tuple(row) for row in found["rows"]}) == 1
     memory = {(row["measured"], row["variant"]): row for row in found["memory"]}
     assert list(memory) == [
         *(("routing", name) for name in ROUTINGS),
-        *(("training step", name) for name in ("ours", *peers)),
+        *(("training step", name) for name in ("ours", "ours, detached", *peers)),
     ]
     assert memory["routing", "plain"]["memory_ratio"] == pytest.approx(6 / 5)
     assert json.loads(file.read_text())["setting"]["capsule_images"] == 2
