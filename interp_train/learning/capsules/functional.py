@@ -125,8 +125,8 @@ def dynamic_routing(
         weights: see above.
         iterations: at least 1.
         bias: added before squashing, ``(J, O)``; the authors' programme has one.
-        detach: no gradients through all but the last iteration, which halves time and memory. The
-            outputs are the same.
+        detach: no gradients through all but the last iteration, which halves the time. The outputs
+            are the same.
         leaky: let an input capsule belong to none of the output capsules, as the authors'
             programme offers.
 
