@@ -8,10 +8,6 @@ Steps with and without the objective alternate, so that other load on the machin
 
 import functools
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +18,13 @@ import yaml
 from interp_train.atomic_files import write_json
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.backbones.torchvision_backbone import torchvision_backbone
-from interp_train.benchmark_timing import interleaved, resident_peak, time_ratios
+from interp_train.benchmark_timing import (
+    interleaved,
+    peak_in_process,
+    peak_of_steps,
+    time_ratios,
+    timed,
+)
 from interp_train.capsule_benchmark import benchmark_capsules
 from interp_train.checks import check_name, check_range
 from interp_train.config_places import config_dir
@@ -79,8 +81,9 @@ class TrainingStep:
 
     def __call__(self) -> tuple[float, float]:
         """Seconds of one step (forward, loss terms, backward, update): wall and processor."""
-        self._wait()
-        start, cpu_start = time.perf_counter(), time.process_time()
+        return timed(self._step, self.setting.device)
+
+    def _step(self) -> None:
         self.optimizer.zero_grad()
         device, precision = self.setting.device, getattr(torch, self.setting.precision)
         kind = torch.device(device).type
@@ -88,12 +91,6 @@ class TrainingStep:
             terms = self.system.loss_terms(self.system.run(self.batch), self.batch)
         torch.stack(tuple(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        self._wait()
-        return time.perf_counter() - start, time.process_time() - cpu_start
-
-    def _wait(self) -> None:
-        if torch.device(self.setting.device).type == "cuda":
-            torch.cuda.synchronize(self.setting.device)
 
 
 def benchmark_objective(
@@ -181,34 +178,16 @@ def peak_memory(setting: Setting, objective: str) -> int:
     On a GPU what torch allocates; on the CPU what the process holds more than after importing
     everything.
     """
-    code = "import sys; from interp_train.benchmark import print_peak; print_peak(sys.argv[1])"
     task = json.dumps({"setting": setting, "objective": objective})
-    # Freed tensors go back to the system at once, so that resident size is what tensors need.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, task],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
-    if done.returncode:
-        raise RuntimeError(f"The process that measures memory failed:\n{done.stderr}")
-    return int(done.stdout.split()[-1])
+    return peak_in_process(__name__, task)
 
 
 def print_peak(task: str) -> None:
     """Body of the process of `peak_memory`."""
     described = json.loads(task)
     setting = Setting(*described["setting"])
-    before = resident_peak()
-    step = TrainingStep(setting, described["objective"])
-    for _ in range(_MEMORY_STEPS):
-        step()
-    if torch.device(setting.device).type == "cuda":
-        print(torch.cuda.max_memory_allocated(setting.device))
-    else:
-        print(resident_peak() - before)
+    make = functools.partial(TrainingStep, setting, described["objective"])
+    print(peak_of_steps(make, _MEMORY_STEPS, setting.device))
 
 
 def _classifier(setting: Setting, objective: str) -> Classifier:

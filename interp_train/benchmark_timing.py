@@ -1,18 +1,27 @@
 """Instruments of benchmarks: rounds in turn, ratios within rounds, peak memory."""
 
 import gc
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Wall and processor seconds of a function."""
+
+def timed(work: Callable[[], object], device: str = "cpu") -> tuple[float, float]:
+    """Wall and processor seconds of a function; a GPU is waited for."""
     gc.collect()
+    waits = torch.device(device).type == "cuda"
+    if waits:
+        torch.cuda.synchronize(device)
     start, cpu_start = time.perf_counter(), time.process_time()
     work()
+    if waits:
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start, time.process_time() - cpu_start
 
 
@@ -61,6 +70,32 @@ def interleaved(
         for name in names[first:] + names[:first]:
             seconds[name].append(steps[name]())
     return seconds
+
+
+def peak_in_process(module: str, task: str) -> int:
+    """The number that ``print_peak(task)`` of a module of this package prints, in a new process."""
+    code = f"import sys; from {module} import print_peak; print_peak(sys.argv[1])"
+    # Freed tensors go back to the system at once, so that resident size is what tensors need.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, task]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"The process that measures memory failed:\n{done.stderr}")
+    return int(done.stdout.split()[-1])
+
+
+def peak_of_steps(make: Callable[[], Callable[[], object]], number: int, device: str) -> int:
+    """Bytes at the peak of making a step and repeating it.
+
+    On a GPU what torch allocates; on the CPU what the process holds more than before.
+    """
+    before = resident_peak()
+    step = make()
+    for _ in range(number):
+        step()
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resident_peak() - before
 
 
 def resident_peak() -> int:

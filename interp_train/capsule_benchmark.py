@@ -3,9 +3,6 @@
 import functools
 import importlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from interp_train.atomic_files import write_json
-from interp_train.benchmark_timing import interleaved, resident_peak, time_ratios
+from interp_train.benchmark_timing import (
+    interleaved,
+    peak_in_process,
+    peak_of_steps,
+    time_ratios,
+    timed,
+)
 from interp_train.capsule_peers import PEERS, PeerStep
 from interp_train.checks import check_range
 from interp_train.composition import compose_config
-from interp_train.detection_benchmark import timed
 from interp_train.learning.capsules.functional import dynamic_routing, squash
 from interp_train.learning.capsules.layers import truncated_normal
 from interp_train.structures import DataInfo, ImageBatch
@@ -322,15 +324,8 @@ def peak_of(
     variant: str, setting: RoutingSetting, folder: Path | None = None, *, training: bool = False
 ) -> int:
     """Bytes at the peak of a few steps, in a process of its own, beyond what imports take."""
-    code = "import sys; from interp_train.capsule_benchmark import print_peak as p; p(sys.argv[1])"
     task = json.dumps([variant, setting, None if folder is None else str(folder), training])
-    # Freed tensors go back to the system at once, so that resident size is what tensors need.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, task]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"The process that measures memory failed:\n{done.stderr}")
-    return int(done.stdout.split()[-1])
+    return peak_in_process(__name__, task)
 
 
 def print_peak(task: str) -> None:
@@ -341,17 +336,12 @@ def print_peak(task: str) -> None:
         compose_config("train", _EXPERIMENT)
         for imported in ("torchvision", "interp_train.learning.capsules.module"):
             importlib.import_module(imported)
-    before = resident_peak()
-    step: Callable[[], tuple[float, float]]
+    make: Callable[[], Callable[[], tuple[float, float]]]
     if not training:
-        step = RoutingStep(variant, setting)
+        make = functools.partial(RoutingStep, variant, setting)
     elif variant in (_OURS, _DETACHED):
-        step = CapsNetStep(setting.number, setting.device, detach=variant == _DETACHED)
+        detach = variant == _DETACHED
+        make = functools.partial(CapsNetStep, setting.number, setting.device, detach=detach)
     else:
-        step = PeerStep(variant, Path(folder), setting.number, setting.device)
-    for _ in range(_MEMORY_STEPS):
-        step()
-    if torch.device(setting.device).type == "cuda":
-        print(torch.cuda.max_memory_allocated(setting.device))
-    else:
-        print(resident_peak() - before)
+        make = functools.partial(PeerStep, variant, Path(folder), setting.number, setting.device)
+    print(peak_of_steps(make, _MEMORY_STEPS, setting.device))

@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp_train.benchmark_timing import timed
 from interp_train.checks import check_name
-from interp_train.detection_benchmark import timed
 
 _ITERATIONS = 3
 _DIGITS, _SIDE = 10, 28

@@ -3,11 +3,7 @@
 import functools
 import json
 import math
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +12,13 @@ from torch import Tensor, nn
 
 from interp_train.atomic_files import write_json
 from interp_train.backbones.torchvision_backbone import torchvision_backbone
-from interp_train.benchmark_timing import interleaved, resident_peak, time_ratios
+from interp_train.benchmark_timing import (
+    interleaved,
+    peak_in_process,
+    peak_of_steps,
+    time_ratios,
+    timed,
+)
 from interp_train.checks import check_range
 from interp_train.learning.interpretable_rcnn.detector import (
     DetectorSettings,
@@ -140,18 +142,6 @@ class DetectorStep:
         self.optimizer.step()
 
 
-def timed(step: Callable[[], object], device: str) -> tuple[float, float]:
-    """Seconds that a step takes: wall and processor."""
-    waits = torch.device(device).type == "cuda"
-    if waits:
-        torch.cuda.synchronize(device)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    step()
-    if waits:
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start, time.process_time() - cpu_start
-
-
 def benchmark_detector(
     *,
     backbone: str | None = None,
@@ -255,28 +245,13 @@ def _random_batch(image_size: int, setting: HeadSetting) -> DetectionBatch:
 
 def head_memory(variant: str, setting: HeadSetting) -> int:
     """Bytes at the peak of a few steps of a head, in a process of its own."""
-    code = (
-        "import sys; from interp_train.detection_benchmark import print_peak as p; p(sys.argv[1])"
-    )
     task = json.dumps({"variant": variant, "setting": setting})
-    # Freed tensors go back to the system at once, so that resident size is what tensors need.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, task]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"The process that measures memory failed:\n{done.stderr}")
-    return int(done.stdout.split()[-1])
+    return peak_in_process(__name__, task)
 
 
 def print_peak(task: str) -> None:
     """Body of the process of `head_memory`."""
     described = json.loads(task)
     setting = HeadSetting(*described["setting"])
-    before = resident_peak()
-    step = HeadStep(described["variant"], setting)
-    for _ in range(_MEMORY_STEPS):
-        step()
-    if torch.device(setting.device).type == "cuda":
-        print(torch.cuda.max_memory_allocated(setting.device))
-    else:
-        print(resident_peak() - before)
+    make = functools.partial(HeadStep, described["variant"], setting)
+    print(peak_of_steps(make, _MEMORY_STEPS, setting.device))

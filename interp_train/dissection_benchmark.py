@@ -8,9 +8,6 @@ and units that resizes one map at a time.
 
 import functools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +23,13 @@ from interp_train.activations import ActivationTap
 from interp_train.atomic_files import write_json
 from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.torchvision_backbone import torchvision_backbone
-from interp_train.benchmark_timing import interleaved, resident_peak, time_ratios, timed
+from interp_train.benchmark_timing import (
+    interleaved,
+    peak_in_process,
+    resident_peak,
+    time_ratios,
+    timed,
+)
 from interp_train.checks import check_range
 from interp_train.evaluation.dissection import DissectionMetric
 from interp_train.structures import ConceptBatch
@@ -253,17 +256,7 @@ def memory_rows(numbers: Sequence[int]) -> list[dict[str, Any]]:
 
 def peak_of(num_images: int) -> int:
     """Largest resident size of a process of its own, in bytes."""
-    code = (
-        "import sys; from interp_train.dissection_benchmark import print_peak as f; f(sys.argv[1])"
-    )
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(num_images)],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"The process that measures memory failed:\n{done.stderr}")
-    return int(done.stdout.split()[-1])
+    return peak_in_process(__name__, json.dumps(num_images))
 
 
 def print_peak(task: str) -> None:

@@ -122,6 +122,26 @@ def test_global_step_counts_batches_and_the_average_follows(tmp_path):
     assert not torch.equal(pictures, system.pictures(latents))
 
 
+def test_losses_are_logged_in_the_batch_that_is_written(tmp_path, monkeypatch):
+    """The generator's step moves `global_step` on before the losses of the batch are summed."""
+    system, logged, asked = small_gan(), [], []
+    step, log_dict = system.training_step, system.log_dict
+
+    def counted(batch, batch_idx):
+        asked.append(batch_idx)
+        return step(batch, batch_idx)
+
+    def noted(values, **options):
+        if "loss/train/generator" in values:
+            logged.append(asked[-1])
+        log_dict(values, **options)
+
+    monkeypatch.setattr(system, "training_step", counted)
+    monkeypatch.setattr(system, "log_dict", noted)
+    trained(system, tmp_path, log_every_n_steps=2)
+    assert logged == [1]
+
+
 def test_an_interrupted_training_equals_one_that_was_not(tmp_path):
     whole, half = (small_gan(weights={"contrastive": 1.0}, average_decay=0.5) for _ in range(2))
     trained(whole, tmp_path, epochs=3)
