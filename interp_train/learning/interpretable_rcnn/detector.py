@@ -76,7 +76,8 @@ class PartSettings:
         root_terminal: whether the whole box may be a part.
         class_aware: see `AndOrHead` and `PositionSensitiveHead`.
         pooling: see there.
-        part_types: see `AndOrHead`; not of the position-sensitive head.
+        homogeneity: see `AndOrHead`; not of the position-sensitive head, like the next.
+        leaf_cost: see there.
         projection_size: channels that parts are scored from.
         folding: share of the training steps with folding, from the first on.
         smooth: share of the steps between folding and unfolding.
@@ -86,7 +87,8 @@ class PartSettings:
     root_terminal: bool = True
     class_aware: bool = True
     pooling: str = "leaves"
-    part_types: int = 0
+    homogeneity: float = 0.0
+    leaf_cost: float = 0.0
     projection_size: int = 64
     folding: float = 0.5
     smooth: float = 0.1
@@ -105,7 +107,7 @@ def box_head_of(
         parts: see `PartSettings`.
 
     Raises:
-        ValueError: for part types of the position-sensitive head.
+        ValueError: if parts of the position-sensitive head shall cost something.
     """
     grid, channels = settings.grid, settings.channels
     if kind == "two_layer":
@@ -113,10 +115,11 @@ def box_head_of(
     graph = AndOrGraph(grid, grid, min_side=parts.min_side, root_terminal=parts.root_terminal)
     shared: dict[str, Any] = {"class_aware": parts.class_aware, "pooling": parts.pooling}
     if kind == "position_sensitive":
-        if parts.part_types:
+        if parts.homogeneity or parts.leaf_cost:
             raise ValueError(
-                f"`part_types` must be 0 for the position-sensitive head, whose parts have maps of "
-                f"their own, but got {parts.part_types}. Set head=and_or, or part_types=0."
+                f"`homogeneity` and `leaf_cost` must be 0 for the position-sensitive head, whose "
+                f"parts have maps of their own, but got {parts.homogeneity} and "
+                f"{parts.leaf_cost}. Set head=and_or, or both to 0."
             )
         return PositionSensitiveHead(parts.projection_size, num_classes, graph, **shared)
     return AndOrHead(
@@ -124,7 +127,8 @@ def box_head_of(
         num_classes,
         graph,
         projection_size=parts.projection_size,
-        part_types=parts.part_types,
+        homogeneity=parts.homogeneity,
+        leaf_cost=parts.leaf_cost,
         representation_size=settings.representation_size,
         **shared,
     )

@@ -8,12 +8,11 @@ its parts. Wu et al., "Towards Interpretable R-CNN by Unfolding Latent Structure
 parts; scores of parts differ by weights, since with equal ones all configurations of a box would
 score alike (the mean of means, weighted by areas, is the mean).
 
-With ``part_types`` all parts share weights instead, and score as the type that fits best. That is
-convex in the mean feature: a division of the box into parts that each look alike scores more than
-the whole, and more than a division elsewhere.
+Evidence for a category alone does not say where a part ends. With ``homogeneity`` a part pays for
+what differs inside it, so that cuts fall where the box changes, and with ``leaf_cost`` each leaf
+pays, so that parts which look alike stay together.
 """
 
-import math
 from typing import final
 
 import torch
@@ -41,8 +40,9 @@ class AndOrHead(PartHead):
         representation_size: units of the two linear layers.
         pooling: ``"leaves"``: each cell has the mean over its leaf; ``"cells"``: cells keep their
             features, and the parse acts through its score alone.
-        part_types: 0: each part has weights of its own; K > 0: all share K types per category,
-            with the score ``log(mean(exp(score of type)))``, and differ by a bias.
+        homogeneity: what a box pays for the share of the variance of its features (after
+            projection and ReLU) that lies inside its parts; no gradient.
+        leaf_cost: what it pays for each part of its parse.
 
     Attributes:
         sharpness: of the Or nodes: 0 = folding, infinity = unfolding; see `AndOrParsing`.
@@ -61,20 +61,20 @@ class AndOrHead(PartHead):
         projection_size: int = 64,
         representation_size: int = 1024,
         pooling: str = "leaves",
-        part_types: int = 0,
+        homogeneity: float = 0.0,
+        leaf_cost: float = 0.0,
     ) -> None:
         super().__init__(
             graph, num_classes, class_aware=class_aware, pooling=pooling, first_scored=1
         )
-        check_range("part_types", part_types, 0)
-        self.representation_size, self.part_types = representation_size, part_types
+        check_range("homogeneity", homogeneity, 0.0)
+        check_range("leaf_cost", leaf_cost, 0.0)
+        self.representation_size = representation_size
+        self.homogeneity, self.leaf_cost = homogeneity, leaf_cost
         num_scores = self.num_foreground if class_aware else 1
         self.projection = nn.Conv2d(in_channels, projection_size, 1)
-        rows, columns = graph.num_terminal, num_scores
-        if part_types:
-            rows, columns = 1, part_types * num_scores
         self.part_weights = nn.Parameter(
-            torch.randn(rows, projection_size, columns) / projection_size**0.5
+            torch.randn(graph.num_terminal, projection_size, num_scores) / projection_size**0.5
         )
         self.part_biases = nn.Parameter(torch.zeros(graph.num_terminal, 1, num_scores))
         self.fc6 = nn.Linear(in_channels * graph.height * graph.width, representation_size)
@@ -99,14 +99,38 @@ class AndOrHead(PartHead):
 
     def part_scores(self, features: Tensor) -> Tensor:
         """Score of each part in each box, ``(T, N, categories of the foreground, or 1)``."""
-        means = self.parsing.terminal_means(self.projection(features).relu())
+        projected = self.projection(features).relu()
+        if not self.homogeneity:
+            means = at_least_float32(self.parsing.terminal_means(projected))
         with torch.autocast(features.device.type, enabled=False):
-            means = at_least_float32(means)
-            if not self.part_types:
-                return torch.baddbmm(self.part_biases, means, self.part_weights)
-            fits = means @ self.part_weights
-            fits = fits.view(*fits.shape[:2], self.part_types, self.part_biases.shape[2])
-            return fits.logsumexp(2) - math.log(self.part_types) + self.part_biases
+            if self.homogeneity:  # a difference of squares needs the precision
+                projected = at_least_float32(projected)
+                means = self.parsing.terminal_means(projected)
+            scores = torch.baddbmm(self.part_biases, means, self.part_weights)
+            if self.homogeneity or self.leaf_cost:
+                scores = scores - self._costs(projected.detach(), means.detach())[..., None]
+            return scores
+
+    def _costs(self, projected: Tensor, means: Tensor) -> Tensor:
+        """What each part costs, so that the mean over a parse's cells is what the parse costs.
+
+        Args:
+            projected: features that parts are scored from, ``(N, channels, height, width)``.
+            means: over the parts, ``(T, N, channels)``.
+
+        Returns:
+            ``(T, N)``, or ``(T, 1)``.
+        """
+        areas = (self.parsing.cell_shares() > 0).sum(1, keepdim=True)
+        costs = self.leaf_cost * self.graph.root.area / areas
+        if self.homogeneity:
+            squares = projected.square().sum(1, keepdim=True)
+            within = self.parsing.terminal_means(squares)[..., 0] - means.square().sum(2)
+            centred = projected - projected.mean((2, 3), keepdim=True)
+            whole = centred.square().sum(1).mean((1, 2))
+            shares = within.clamp(min=0) / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+            costs = costs + self.homogeneity * shares
+        return costs
 
 
 @final

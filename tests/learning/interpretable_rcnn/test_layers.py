@@ -36,47 +36,77 @@ def test_part_scores_equal_a_loop_over_parts(class_aware):
 
 
 @pytest.mark.parametrize("class_aware", [True, False])
-def test_scores_by_types_equal_a_loop(class_aware):
-    head = head_of(class_aware=class_aware, graph=AndOrGraph(3, 4), part_types=5)
-    nn.init.normal_(head.part_biases)
-    features = torch.randn(2, 6, 3, 4)
-    scores = head.part_scores(features)
+@pytest.mark.parametrize("root_terminal", [True, False])
+def test_costs_equal_a_loop_over_parts(class_aware, root_terminal):
+    graph = AndOrGraph(3, 4, root_terminal=root_terminal)
+    head = head_of(class_aware=class_aware, graph=graph).double()
+    features = torch.randn(2, 6, 3, 4, dtype=torch.float64)
+    free = head.part_scores(features)
+    head.homogeneity, head.leaf_cost = 3.0, 0.25
     projected = head.projection(features).relu()
-    categories = 3 if class_aware else 1
-    weights = head.part_weights[0].view(5, 5, categories)  # projected, type, category
     for row, (x, y, width, height) in enumerate(head.parsing.terminal_rectangles):
-        mean = projected[:, :, y : y + height, x : x + width].mean(dim=(2, 3))
-        for category in range(categories):
-            fits = [(mean @ weights[:, kind, category]).exp() for kind in range(5)]
-            expected = (sum(fits) / 5).log() + head.part_biases[row, 0, category]
-            torch.testing.assert_close(scores[row, :, category], expected)
+        for box in range(2):
+            cells = projected[box].flatten(1).T
+            part = projected[box, :, y : y + height, x : x + width].flatten(1).T
+            within = sum(((cell - part.mean(0)) ** 2).sum() for cell in part) / len(part)
+            whole = sum(((cell - cells.mean(0)) ** 2).sum() for cell in cells) / len(cells)
+            cost = 3 * within / whole + 0.25 * 12 / (width * height)
+            torch.testing.assert_close(head.part_scores(features)[row, box], free[row, box] - cost)
 
 
-def test_one_type_scores_all_divisions_alike_and_several_prefer_parts_that_look_alike():
-    """The left half of the box looks unlike the right half."""
-    features = torch.zeros(1, 6, 4, 4)
-    features[:, 0, :, :2], features[:, 1, :, 2:] = 4.0, 4.0
-    graph = AndOrGraph(4, 4, min_side=2)
-    alike = head_of(class_aware=False, graph=graph, part_types=1)
-    scores = alike.part_scores(features)
-    root = alike.parsing.terminal_rectangles.index(graph.root)
-    torch.testing.assert_close(alike.parsing(scores), scores[root])
-    for seed in range(5):
-        torch.manual_seed(seed)
-        head = AndOrHead(6, 4, graph, class_aware=False, projection_size=8, part_types=6)
-        (parse,) = head.parses(features, torch.tensor([1]))
-        assert {leaf.width for leaf in parse.tree.leaves()} == {2}
-        even = torch.ones(1, 6, 4, 4)
-        (whole,) = head.parses(even, torch.tensor([1]))
-        assert whole.score == pytest.approx(head.part_scores(even)[root].item(), abs=1e-5)
+@pytest.mark.parametrize("homogeneity", [0.0, 3.0])
+def test_a_parse_pays_for_its_leaves_and_what_differs_inside_them(homogeneity):
+    head = head_of(class_aware=False, homogeneity=homogeneity, leaf_cost=0.5).double()
+    features = torch.randn(4, 6, 7, 7, dtype=torch.float64)
+    nn.init.zeros_(head.part_weights)
+    projected = head.projection(features).relu()
+    for box, parse in enumerate(head.parses(features, torch.ones(4, dtype=torch.long))):
+        leaves = parse.tree.leaves()
+        rest = projected[box].clone()
+        for x, y, width, height in leaves:
+            part = rest[:, y : y + height, x : x + width]
+            part -= part.mean(dim=(1, 2), keepdim=True).clone()
+        whole = projected[box] - projected[box].mean(dim=(1, 2), keepdim=True)
+        share = rest.square().sum() / whole.square().sum()
+        cost = homogeneity * share + 0.5 * len(leaves)
+        assert parse.score == pytest.approx(-cost.item())
+        assert homogeneity or len(leaves) == 1
+
+
+@pytest.mark.parametrize("cut", [2, 3, 5])
+def test_cuts_fall_where_the_box_changes(cut):
+    """Evidence says nothing; left of the cut the box looks unlike the right of it."""
+    features = torch.zeros(2, 6, 7, 7)
+    features[0, 0, :, :cut], features[0, 1, :, cut:] = 4.0, 4.0
+    features[1] = 1.0
+    head = head_of(homogeneity=5.0, leaf_cost=0.05)
+    nn.init.zeros_(head.part_weights)
+    torch.nn.init.normal_(head.projection.weight, generator=torch.Generator().manual_seed(1))
+    parse, even = head.parses(features, torch.tensor([1, 3]))
+    assert sorted(leaf[:3] for leaf in parse.tree.leaves()) == [(0, 0, cut), (cut, 0, 7 - cut)]
+    assert parse.score == pytest.approx(-0.1, abs=1e-4)  # two leaves
+    assert even.tree.leaves() == [head.graph.root]
+
+
+def test_costs_are_exact_at_low_precision():
+    head = head_of(homogeneity=5.0, leaf_cost=0.05)
+    features = 50 + torch.randn(3, 6, 7, 7)
+    exact = head.part_scores(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head.part_scores(features)
+    assert found.dtype == torch.float32
+    spread = (exact - exact.mean(0)).std()
+    assert (found - exact - (found - exact).mean(0)).std() < 0.05 * spread
 
 
 @pytest.mark.parametrize("sharpness", STAGES)
 @pytest.mark.parametrize("class_aware", [True, False])
-@pytest.mark.parametrize(("pooling", "part_types"), [("leaves", 0), ("cells", 0), ("cells", 3)])
+@pytest.mark.parametrize(("pooling", "homogeneity"), [("leaves", 0), ("cells", 0), ("cells", 3)])
 @pytest.mark.parametrize("number", [0, 3])
-def test_every_parameter_learns_in_every_stage(sharpness, class_aware, pooling, part_types, number):
-    head = head_of(class_aware=class_aware, pooling=pooling, part_types=part_types)
+def test_every_parameter_learns_in_every_stage(
+    sharpness, class_aware, pooling, homogeneity, number
+):
+    head = head_of(class_aware=class_aware, pooling=pooling, homogeneity=homogeneity)
     predictor = AndOrPredictor(head)
     head.sharpness = sharpness
     features = torch.randn(number, 6, 7, 7, requires_grad=True)
@@ -191,8 +221,10 @@ def test_it_learns_and_detects_inside_faster_rcnn(sharpness):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`pooling` must be one of 'leaves', 'cells'"):
         head_of(pooling="roots")
-    with pytest.raises(ValueError, match="`part_types` must be >= 0, but got -1"):
-        head_of(part_types=-1)
+    with pytest.raises(ValueError, match="`homogeneity` must be >= 0.0, but got -1"):
+        head_of(homogeneity=-1)
+    with pytest.raises(ValueError, match="`leaf_cost` must be >= 0.0, but got -1"):
+        head_of(leaf_cost=-1)
     with pytest.raises(ValueError, match="`num_classes` must be >= 2"):
         AndOrHead(6, 1, AndOrGraph(3, 3))
     with pytest.raises(ValueError, match=r"`maps` must be \(N, C, 7, 7\)"):

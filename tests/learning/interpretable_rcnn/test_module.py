@@ -265,8 +265,8 @@ def test_bad_arguments_are_named(data):
         system_of(data.info, head="three_layer")
     with pytest.raises(ValueError, match="`objectives` must be empty for a detector"):
         system_of(data.info, objectives={"filters": nn.Identity()})
-    with pytest.raises(ValueError, match="`part_types` must be 0 for the position-sensitive head"):
-        system_of(data_of().info, parts={"part_types": 3}, head="position_sensitive")
+    with pytest.raises(ValueError, match="`homogeneity` and `leaf_cost` must be 0 for the pos"):
+        system_of(data_of().info, parts={"leaf_cost": 3}, head="position_sensitive")
     with pytest.raises(ValueError, match="`smooth` must be >= 0 and <= 0.5"):
         system_of(data.info, parts={"folding": 0.5, "smooth": 0.7})
     system = system_of(data.info)
