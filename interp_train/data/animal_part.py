@@ -61,6 +61,7 @@ class AnimalPartData(PhotoData):
         scale: see `ViewAugmentation`.
         aspect: see `ViewAugmentation`.
         shift: see `ViewAugmentation`.
+        rotation: see there.
         mean: see `PhotoData`.
         std: see `PhotoData`.
         in_memory: see `PhotoData`.
@@ -89,6 +90,7 @@ class AnimalPartData(PhotoData):
         scale: Sequence[float] = (1.0, 1.0),
         aspect: float = 0.0,
         shift: float = 0.0,
+        rotation: float = 0.0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         in_memory: bool = True,
@@ -102,7 +104,7 @@ class AnimalPartData(PhotoData):
             seed=seed,
             min_area=min_area,
             margin=margin,
-            augmentation=check_augmentation(flip, scale, aspect, shift),
+            augmentation=check_augmentation(flip, scale, aspect, shift, rotation),
             mean=mean,
             std=std,
             in_memory=in_memory,

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from interp_train.checks import check_choice, check_range
 from interp_train.data.photos import PhotoDataset
 from interp_train.data.random_sources import random_source
-from interp_train.data.views import View
+from interp_train.data.views import View, mirrored_in_turn
 from interp_train.structures import Batch
 
 logger = logging.getLogger(__name__)
@@ -147,11 +147,16 @@ class CachedActivations(Dataset[Batch]):
         shown = [source.randrange(self.views)]
         while len(shown) < self.photos.views_per_photo:
             others = [number for number in range(self.views) if number not in shown]
+            if self.photos.mirrors_in_turn:
+                others = [n for n in others if (n - shown[-1]) % 2] or others
             shown.append(others[source.randrange(len(others))])
         return shown
 
     def _view(self, index: int, number: int) -> View:
-        return self.photos.view(index, number, _VIEW_SEED)
+        view = self.photos.view(index, number, _VIEW_SEED)
+        if not self.photos.mirrors_in_turn:
+            return view
+        return mirrored_in_turn(view, self.photos.view(index, 0, _VIEW_SEED), number)
 
     def _activations(self, indices: Sequence[int], views: Sequence[int]) -> Tensor:
         if self._stored is None:
@@ -174,6 +179,8 @@ class CachedActivations(Dataset[Batch]):
             "views": self.views,
             "dtype": self.dtype,
         }
+        if self.photos.mirrors_in_turn:
+            content["mirrors_in_turn"] = True
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
     def _is_whole(self) -> bool:

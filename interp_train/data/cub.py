@@ -74,6 +74,7 @@ class CubData(PhotoData):
         scale: see `ViewAugmentation`.
         aspect: see `ViewAugmentation`.
         shift: see `ViewAugmentation`.
+        rotation: see there.
         mean: see `PhotoData`.
         std: see `PhotoData`.
         in_memory: see `PhotoData`.
@@ -102,6 +103,7 @@ class CubData(PhotoData):
         scale: Sequence[float] = (1.0, 1.0),
         aspect: float = 0.0,
         shift: float = 0.0,
+        rotation: float = 0.0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         in_memory: bool = True,
@@ -115,7 +117,7 @@ class CubData(PhotoData):
             seed=seed,
             min_area=min_area,
             margin=margin,
-            augmentation=check_augmentation(flip, scale, aspect, shift),
+            augmentation=check_augmentation(flip, scale, aspect, shift, rotation),
             mean=mean,
             std=std,
             in_memory=in_memory,

@@ -49,6 +49,7 @@ class ImageFolderData(PhotoData):
         scale: see `ViewAugmentation`.
         aspect: see `ViewAugmentation`.
         shift: see `ViewAugmentation`.
+        rotation: see there.
         mean: see `PhotoData`.
         std: see `PhotoData`.
         in_memory: see `PhotoData`.
@@ -77,6 +78,7 @@ class ImageFolderData(PhotoData):
         scale: Sequence[float] = (0.8, 1.0),
         aspect: float = 0.1,
         shift: float = 0.1,
+        rotation: float = 0.0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         in_memory: bool = False,
@@ -90,7 +92,7 @@ class ImageFolderData(PhotoData):
             seed=seed,
             min_area=min_area,
             margin=margin,
-            augmentation=check_augmentation(flip, scale, aspect, shift),
+            augmentation=check_augmentation(flip, scale, aspect, shift, rotation),
             mean=mean,
             std=std,
             in_memory=in_memory,

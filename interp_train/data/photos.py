@@ -20,6 +20,7 @@ from interp_train.data.views import (
     Box,
     View,
     ViewAugmentation,
+    mirrored_in_turn,
     normalised,
     random_view,
     view_of,
@@ -236,11 +237,22 @@ class PhotoDataset(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The batch of samples `indices`, in the current epoch."""
         repeated = [index for index in indices for _ in range(self.views_per_photo)]
-        steps = [_VIEW_STEP * number for number in range(self.views_per_photo)] * len(indices)
-        views = [
-            self.view(index, self.epoch + step) for index, step in zip(repeated, steps, strict=True)
-        ]
+        views: list[View] = []
+        for index in indices:
+            steps = [_VIEW_STEP * number for number in range(self.views_per_photo)]
+            shown = [self.view(index, self.epoch + step) for step in steps]
+            if self.mirrors_in_turn:
+                shown = [mirrored_in_turn(view, shown[0], n) for n, view in enumerate(shown)]
+            views += shown
         return self.batch(repeated, views, self.pixels(repeated, views))
+
+    @property
+    def mirrors_in_turn(self) -> bool:
+        """Whether every second view of a photo is mirrored the other way than the first.
+
+        Then two views tell left from right for sure, not in half of the pairs alone.
+        """
+        return self.views_per_photo > 1 and self.augmentation is not None and self.augmentation.flip
 
     def view(self, index: int, epoch: int, seed: int | None = None) -> View:
         """What of the photo is shown in `epoch`; `seed` None is that of the data set."""

@@ -1,4 +1,4 @@
-"""Views of a photo: a crop, resized to the network's input and perhaps mirrored.
+"""Views of a photo: a crop, resized to the network's input, perhaps mirrored and turned.
 
 One `View` moves the pixels and every coordinate alike, so that landmarks and boxes stay on what
 they mark. Coordinates have pixel centres at integers, so that the photo reaches from -0.5 to
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
@@ -31,6 +31,8 @@ class View(NamedTuple):
         width: columns of the crop.
         height: rows of the crop.
         flip: whether left and right are exchanged, after cropping.
+        angle: by how much the network's input is then turned about its middle, in degrees,
+            clockwise; the corners that come in show the view's border once more, mirrored.
     """
 
     left: int
@@ -38,6 +40,7 @@ class View(NamedTuple):
     width: int
     height: int
     flip: bool = False
+    angle: float = 0.0
 
     def render(self, photo: Tensor, size: int) -> Tensor:
         """The view, uint8 ``(C, size, size)``, of a photo ``(C, H, W)``; resized with antialias."""
@@ -47,7 +50,7 @@ class View(NamedTuple):
         resized: Tensor = transforms.resize(
             cropped, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=True
         )
-        return resized
+        return turned(resized, self.angle) if self.angle else resized
 
     def box(self) -> Box:
         """What the view shows, in the photo's pixels."""
@@ -60,7 +63,11 @@ class View(NamedTuple):
         shift = (0.5 - np.array([self.left, self.top])) * scale - 0.5
         if self.flip:
             scale[0], shift[0] = -scale[0], size - 1 - shift[0]
-        return np.column_stack([np.diag(scale), shift])
+        straight = np.column_stack([np.diag(scale), shift])
+        if not self.angle:
+            return straight
+        both: NDArray[np.float64] = self._turn(size) @ np.vstack([straight, [0, 0, 1]])
+        return both
 
     def move_points(self, points: NDArray[np.float64], size: int) -> NDArray[np.float64]:
         """Photo coordinates ``(..., 2)`` -> view coordinates; NaN where outside the view."""
@@ -70,10 +77,14 @@ class View(NamedTuple):
         return moved
 
     def move_boxes(self, boxes: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-        """Boxes ``(..., 4)`` in the view, cut at its edge; NaN where nothing is left."""
-        corners = self._scaled(boxes.reshape(*boxes.shape[:-1], 2, 2), size)
-        if self.flip:
-            corners[..., 0] = corners[..., ::-1, 0].copy()
+        """Boxes ``(..., 4)`` in the view, cut at its edge; NaN where nothing is left.
+
+        Of a box that is turned, the upright box around it.
+        """
+        ends = boxes.reshape(*boxes.shape[:-1], 2, 2)
+        around = np.stack([ends[..., [0, 0, 1, 1], 0], ends[..., [0, 1, 0, 1], 1]], axis=-1)
+        around = self._scaled(around, size)
+        corners = np.stack([around.min(axis=-2), around.max(axis=-2)], axis=-2)
         corners = np.clip(corners, -0.5, size - 0.5)
         gone = (corners[..., 1, :] - corners[..., 0, :] <= 0).any(axis=-1)
         corners[gone] = np.nan
@@ -85,7 +96,28 @@ class View(NamedTuple):
         moved = (points + 0.5 - corner) * (size / extent) - 0.5
         if self.flip:
             moved[..., 0] = size - 1 - moved[..., 0]
+        if self.angle:
+            turn = self._turn(size)
+            moved = moved @ turn[:, :2].T + turn[:, 2]
         return moved
+
+    def _turn(self, size: int) -> NDArray[np.float64]:
+        """Matrix ``(2, 3)`` that turns the upright view's coordinates."""
+        angle, middle = math.radians(self.angle), (size - 1) / 2
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        return np.column_stack([turn, middle - turn @ [middle, middle]])
+
+
+def turned(pixels: Tensor, angle: float) -> Tensor:
+    """Square uint8 pixels ``(C, size, size)`` turned about their middle, in degrees, clockwise."""
+    turn = math.radians(angle)
+    cos, sin = math.cos(turn), math.sin(turn)
+    back = torch.tensor([[[cos, sin, 0.0], [-sin, cos, 0.0]]])
+    grid = nn.functional.affine_grid(back, [1, *pixels.shape], align_corners=False)
+    found = nn.functional.grid_sample(
+        pixels[None].float(), grid, padding_mode="reflection", align_corners=False
+    )
+    return found[0].round().to(pixels.dtype)
 
 
 class ViewAugmentation(NamedTuple):
@@ -96,16 +128,18 @@ class ViewAugmentation(NamedTuple):
         scale: the crop's extent is multiplied by a log-uniform number of this range.
         aspect: largest relative change of width against height.
         shift: largest displacement of the crop, as a share of the object box.
+        rotation: largest turn in either direction, in degrees.
     """
 
     flip: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
     aspect: float = 0.0
     shift: float = 0.0
+    rotation: float = 0.0
 
 
 def check_augmentation(
-    flip: bool, scale: Sequence[float], aspect: float, shift: float
+    flip: bool, scale: Sequence[float], aspect: float, shift: float, rotation: float = 0.0
 ) -> ViewAugmentation:
     """A `ViewAugmentation` of checked numbers.
 
@@ -119,7 +153,8 @@ def check_augmentation(
         )
     check_range("aspect", aspect, 0.0, 1.0)
     check_range("shift", shift, 0.0, 1.0)
-    return ViewAugmentation(flip, (scale[0], scale[1]), aspect, shift)
+    check_range("rotation", rotation, 0.0, 180.0)
+    return ViewAugmentation(flip, (scale[0], scale[1]), aspect, shift, rotation)
 
 
 def view_of(box: Box, photo_size: tuple[int, int], margin: float) -> View:
@@ -149,7 +184,7 @@ def random_view(
     augmentation: ViewAugmentation,
     source: random.Random,
 ) -> View:
-    """A random change of `view_of`; always draws the same number of random numbers."""
+    """A random change of `view_of`; draws equally many random numbers each time."""
     low, high = augmentation.scale
     scale = math.exp(source.uniform(math.log(low), math.log(high))) * (1 + 2 * margin)
     # Half of the change goes to the width, half to the height.
@@ -160,7 +195,13 @@ def random_view(
     flip = augmentation.flip and source.random() < 0.5
     half_width, half_height = width * scale * aspect / 2, height * scale / aspect / 2
     crop = (x - half_width, y - half_height, x + half_width, y + half_height)
-    return _inside(crop, photo_size)._replace(flip=flip)
+    angle = source.uniform(-1, 1) * augmentation.rotation if augmentation.rotation else 0.0
+    return _inside(crop, photo_size)._replace(flip=flip, angle=angle)
+
+
+def mirrored_in_turn(view: View, first: View, number: int) -> View:
+    """View `number` of a photo: mirrored like view 0 where even, the other way where odd."""
+    return view._replace(flip=first.flip ^ (number % 2 == 1))
 
 
 def _inside(crop: Box, photo_size: tuple[int, int]) -> View:

@@ -193,6 +193,22 @@ def test_the_first_view_is_that_of_a_run_without_pairs(folder):
     assert torch.equal(both.boxes[0::2], first.boxes)
 
 
+def test_views_of_one_photo_are_mirrored_in_turn(folder):
+    data = small(folder, views_per_photo=3, **JITTER)
+    dataset = data.dataset("train")
+    seen = set()
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        mirrored = dataset.__getitems__(range(8)).view_transforms[:, 0, 0] < 0
+        assert torch.equal(mirrored[1::3], ~mirrored[0::3])
+        assert torch.equal(mirrored[2::3], mirrored[0::3])
+        seen |= set(mirrored[0::3].tolist())
+    assert seen == {False, True}
+    upright = small(folder, views_per_photo=2, **{**JITTER, "flip": False})
+    transforms = upright.dataset("train").__getitems__(range(8)).view_transforms
+    assert (transforms[:, 0, 0] > 0).all()
+
+
 def test_views_need_something_in_which_they_differ(folder):
     with pytest.raises(ValueError, match="`views_per_photo` must be 1 without augmentation"):
         small(folder, views_per_photo=2)

@@ -16,6 +16,7 @@ from interp_train.data.views import (
     check_augmentation,
     normalised,
     random_view,
+    turned,
     view_of,
 )
 
@@ -65,6 +66,49 @@ def test_a_filled_box_is_found_where_it_moves(view):
     rows, columns = (view.render(photo, SIZE)[0] > 127).nonzero(as_tuple=True)
     extent = [columns.min() - 0.5, rows.min() - 0.5, columns.max() + 0.5, rows.max() + 0.5]
     np.testing.assert_allclose(moved, [float(side) for side in extent], atol=0.76)
+
+
+@pytest.mark.parametrize("angle", [-70.0, -15.0, 30.0, 90.0, 180.0])
+@pytest.mark.parametrize("flip", [False, True])
+def test_turned_dots_and_boxes_are_found_where_they_move(angle, flip):
+    view = View(10, 5, 100, 70, flip, angle)
+    left, top, right, bottom = 50, 32, 71, 47
+    source = random.Random(1)
+    for _ in range(20):  # away from the border, which the corners repeat
+        x, y = source.randrange(left, right), source.randrange(top, bottom)
+        photo = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)
+        photo[:, y - 1 : y + 2, x - 1 : x + 2] = 255
+        drawn = view.render(photo, SIZE)[0].double().numpy()
+        moved = view.move_points(np.array([[x, y]], dtype=float), SIZE)[0]
+        np.testing.assert_allclose(moved, centre_of(drawn), atol=0.15)
+        np.testing.assert_allclose(view.transform(SIZE) @ [x, y, 1], moved, atol=1e-9)
+    photo = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.uint8)
+    photo[:, top:bottom, left:right] = 255
+    box = np.array([left - 0.5, top - 0.5, right - 0.5, bottom - 0.5])
+    rows, columns = (view.render(photo, SIZE)[0] > 60).nonzero(as_tuple=True)
+    extent = [columns.min() - 0.5, rows.min() - 0.5, columns.max() + 0.5, rows.max() + 0.5]
+    moved = view.move_boxes(box, SIZE)
+    np.testing.assert_allclose(moved, [float(side) for side in extent], atol=1.1)
+    assert np.isnan(view.move_boxes(np.array([np.nan] * 4), SIZE)).all()
+
+
+def test_quarter_turns_lose_nothing():
+    pixels = torch.randint(0, 256, (3, 17, 17), dtype=torch.uint8)
+    for quarters in range(4):
+        assert torch.equal(turned(pixels, 90.0 * quarters), pixels.rot90(-quarters, (1, 2)))
+
+
+def test_turns_stay_within_their_range_and_leave_the_other_changes_alone():
+    box = (20.0, 15.0, 95.0, 75.0)
+    turns = []
+    for seed in range(300):
+        plain = random_view(box, (WIDTH, HEIGHT), 0.05, JITTER, random.Random(seed))
+        turning = JITTER._replace(rotation=30.0)
+        view = random_view(box, (WIDTH, HEIGHT), 0.05, turning, random.Random(seed))
+        assert view._replace(angle=0.0) == plain
+        turns.append(view.angle)
+    assert -30 <= min(turns) < -27
+    assert 27 < max(turns) <= 30
 
 
 def test_hand_numbers():
@@ -180,6 +224,7 @@ def test_background_needs_room():
         ((True, (1.0,), 0.0, 0.0), "`scale` must be a pair"),
         ((True, (1.0, 1.0), -0.1, 0.0), "`aspect` must be >= 0.0"),
         ((True, (1.0, 1.0), 0.0, 1.5), "`shift` must be .* <= 1.0, but got 1.5"),
+        ((True, (1.0, 1.0), 0.0, 0.0, 200.0), "`rotation` must be .* <= 180.0, but got 200.0"),
     ],
 )
 def test_bad_augmentation(arguments, message):
