@@ -84,8 +84,8 @@ class View(NamedTuple):
         ends = boxes.reshape(*boxes.shape[:-1], 2, 2)
         around = np.stack([ends[..., [0, 0, 1, 1], 0], ends[..., [0, 1, 0, 1], 1]], axis=-1)
         around = self._scaled(around, size)
-        corners = np.stack([around.min(axis=-2), around.max(axis=-2)], axis=-2)
-        corners = np.clip(corners, -0.5, size - 0.5)
+        extent = np.stack([around.min(axis=-2), around.max(axis=-2)], axis=-2)
+        corners: NDArray[np.float64] = np.clip(extent, -0.5, size - 0.5)
         gone = (corners[..., 1, :] - corners[..., 0, :] <= 0).any(axis=-1)
         corners[gone] = np.nan
         return corners.reshape(boxes.shape)
@@ -98,7 +98,7 @@ class View(NamedTuple):
             moved[..., 0] = size - 1 - moved[..., 0]
         if self.angle:
             turn = self._turn(size)
-            moved = moved @ turn[:, :2].T + turn[:, 2]
+            moved[...] = moved @ turn[:, :2].T + turn[:, 2]
         return moved
 
     def _turn(self, size: int) -> NDArray[np.float64]:
