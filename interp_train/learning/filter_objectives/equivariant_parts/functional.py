@@ -226,7 +226,7 @@ def position_variance(positions: Tensor, member: Tensor, across: bool = False) -
     return squares / counts
 
 
-def equivariance(
+def view_errors(
     targets: Tensor, positions: Tensor, variance: Tensor, pair: Tensor, across: bool = False
 ) -> Tensor:
     """Squared error of moved positions over what the filter's position varies anyway.
@@ -240,10 +240,19 @@ def equivariance(
         variance: from `position_variance`, ``(K,)``.
         pair: which rows count for which filter, ``(M, K)``.
         across: see the module.
+
+    Returns:
+        Each filter's sum of errors, and the number of its targets, ``(2, K)``.
     """
-    inside = ((targets >= 0) & (targets <= 1)).all(-1)
+    counted = pair * ((targets >= 0) & (targets <= 1)).all(-1)
     errors = (targets - positions).square().sum(-1) / (variance + _LEAST_VARIANCE)
-    return weighted_mean(errors, pair * inside, across)
+    sums = torch.stack([(counted * errors).sum(0), counted.sum(0)])
+    return sum_over_processes(sums) if across else sums
+
+
+def equivariance(errors: Tensor) -> Tensor:
+    """Mean over filters and pairs of views; errors ``(2, K)`` from `view_errors`."""
+    return errors[0].sum() / errors[1].sum().clamp(min=_TINY)
 
 
 def group_means(positions: Tensor, assignment: Tensor) -> Tensor:
@@ -268,7 +277,7 @@ def repulsion(
     Args:
         groups: positions, ``(N, G, 2)``.
         radius: from which distance groups ignore one another.
-        rivals: pairs of groups that must keep apart, 0 or 1, ``(G, G)``.
+        rivals: pairs of groups that must keep apart, and how much, 0 to 1, ``(G, G)``.
         member: which image counts for which group, ``(N, G)``.
         across: see the module.
 

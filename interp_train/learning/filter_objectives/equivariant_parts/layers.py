@@ -1,4 +1,4 @@
-"""What tells the cells of an object from the cells beside it, from image labels."""
+"""What equivariant parts keep from step to step: where objects are, and what groups are worth."""
 
 from typing import final
 
@@ -64,3 +64,37 @@ class ObjectAttention(nn.Module):
             mixed = running.lerp(latest, 1 - self.momentum)
             running.copy_(torch.where(self.started, mixed, latest))
         self.started.fill_(True)
+
+
+@final
+class GroupReliability(nn.Module):
+    """How well the position of each group of filters moves with the image, from 0 to 1.
+
+    ``relu(1 - error / limit)``, a running mean over the steps that begins at 0.
+
+    Args:
+        num_groups: G.
+        limit: error between views, over the variance of the position, that counts as 0.
+        momentum: of the running mean.
+    """
+
+    values: Tensor
+
+    def __init__(self, num_groups: int, limit: float, momentum: float = 0.95) -> None:
+        super().__init__()
+        self.limit, self.momentum = limit, momentum
+        self.register_buffer("values", torch.zeros(num_groups))
+
+    @torch.no_grad()
+    def follow(self, errors: Tensor, assignment: Tensor) -> None:
+        """Take in the errors of a step.
+
+        Args:
+            errors: of all processes, see `functional.view_errors`, ``(2, K)``.
+            assignment: which filter is in which group, 0 or 1, ``(K, G)``; a group without
+                targets keeps its value.
+        """
+        sums, counts = (errors @ assignment.to(errors.dtype)).to(self.values.dtype)
+        latest = (1 - sums / counts.clamp(min=1) / self.limit).relu()
+        mixed = self.values.lerp(latest, 1 - self.momentum)
+        self.values.copy_(torch.where(counts > 0, mixed, self.values))

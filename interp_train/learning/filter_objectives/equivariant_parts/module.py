@@ -19,7 +19,10 @@ from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.checks import check_range
 from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.equivariant_parts import functional
-from interp_train.learning.filter_objectives.equivariant_parts.layers import ObjectAttention
+from interp_train.learning.filter_objectives.equivariant_parts.layers import (
+    GroupReliability,
+    ObjectAttention,
+)
 from interp_train.structures import LayerGeometry, ViewBatch
 
 
@@ -76,6 +79,9 @@ class EquivariantParts(nn.Module):
         repulsion_radius: from which distance groups ignore one another, as a share of the
             image's side.
         tether_radius: how far a group may be from the first one.
+        error_limit: equivariance error (over the variance of positions) at which a group is
+            released: repulsion acts on two groups by the product of ``relu(1 - error / limit)``,
+            running means that begin at 0. None lets it act on all alike.
 
     Raises:
         ValueError: for a number out of its range.
@@ -97,6 +103,7 @@ class EquivariantParts(nn.Module):
         num_groups: int = 32,
         repulsion_radius: float = 0.12,
         tether_radius: float = 0.25,
+        error_limit: float | None = 0.8,
     ) -> None:
         super().__init__()
         self.taps: Sequence[str] = tuple(taps)
@@ -112,6 +119,7 @@ class EquivariantParts(nn.Module):
         }
         self.sharpness, self.num_groups = sharpness, num_groups
         self.repulsion_radius, self.tether_radius = repulsion_radius, tether_radius
+        self.error_limit = error_limit
         self._check_options()
         self.layers: list[str] = []
         self.num_categories = 0
@@ -119,6 +127,7 @@ class EquivariantParts(nn.Module):
         self._grids: dict[str, tuple[LayerGeometry, int]] = {}  # and the number of filters
         self.attention_layers: list[str] = []
         self.attention = nn.ModuleList()
+        self.reliability = nn.ModuleList()
         self._latest: dict[str, dict[str, Tensor]] = {}
 
     def _check_options(self) -> None:
@@ -130,6 +139,8 @@ class EquivariantParts(nn.Module):
         check_range("num_groups", self.num_groups, 1)
         check_range("repulsion_radius", self.repulsion_radius, 1e-3)
         check_range("tether_radius", self.tether_radius, 0.0)
+        if self.error_limit is not None:
+            check_range("error_limit", self.error_limit, 1e-3)
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
         """Find the layers before the ReLUs, and where their cells lie in the image."""
@@ -139,6 +150,15 @@ class EquivariantParts(nn.Module):
         self._grids = {
             layer: (network.geometry(layer), network.num_channels(layer)) for layer in self.layers
         }
+        if (
+            self.error_limit is not None
+            and self.weights["repulsion"]
+            and self.weights["equivariance"]
+        ):
+            self.reliability.extend(
+                GroupReliability(self._number_of_groups(count), self.error_limit)
+                for _, count in self._grids.values()
+            )
         if self.weights["coverage"] or self.weights["object"]:
             self.attention_layers = [read_by(network, layer) for layer in self.layers]
             self.attention.extend(
@@ -181,7 +201,10 @@ class EquivariantParts(nn.Module):
         for layer in self.layers:
             with torch.autocast(batch.labels.device.type, enabled=False):
                 places = self._places(layer, activations[layer], batch.labels)
-                error = self._view_error(places, transforms, (rows, partners, pair))
+                errors = self._view_errors(places, transforms, (rows, partners, pair))
+                error = functional.equivariance(errors)
+            if self.training and self.reliability:
+                self._reliability_of(layer).follow(errors, self._assignment(places.member))
             terms[f"{layer}/equivariance"] = self.weights["equivariance"] * error
         return terms
 
@@ -206,8 +229,15 @@ class EquivariantParts(nn.Module):
     def _groups_of_filters(self, like: Tensor) -> Tensor:
         """Group of each filter, long ``(K,)``, on the device of `like` ``(N, K, ...)``."""
         num_filters = like.shape[1]
-        num_groups = min(max(self.num_groups, self.num_categories), num_filters)
-        return torch.arange(num_filters, device=like.device) % num_groups
+        return torch.arange(num_filters, device=like.device) % self._number_of_groups(num_filters)
+
+    def _assignment(self, like: Tensor) -> Tensor:
+        """Which filter is in which group, 0 or 1, ``(K, G)``; nothing waits for the device."""
+        number = torch.arange(self._number_of_groups(like.shape[1]), device=like.device)
+        return (self._groups_of_filters(like)[:, None] == number).to(like.dtype)
+
+    def _number_of_groups(self, num_filters: int) -> int:
+        return min(max(self.num_groups, self.num_categories), num_filters)
 
     def _places(self, layer: str, activations: Tensor, labels: Tensor) -> _Places:
         maps = activations if activations.dtype == torch.float64 else activations.float()
@@ -225,8 +255,7 @@ class EquivariantParts(nn.Module):
         across, weights = self.training, self.weights
         member, positions = places.member, places.positions
         self._latest[layer] = _watched(places)
-        assignment = nn.functional.one_hot(self._groups_of_filters(member))
-        assignment = assignment.to(positions)
+        assignment = self._assignment(member)
         groups = functional.group_means(positions, assignment)
         num_groups, count = groups.shape[1], self.num_categories
         of_group = member[:, :num_groups]  # filter g is in group g
@@ -237,7 +266,7 @@ class EquivariantParts(nn.Module):
             "presence": lambda: functional.presence(places.peaks, member, 1 - member, across),
             "concentration": lambda: functional.concentration(places.spreads, member, across),
             "repulsion": lambda: functional.repulsion(
-                groups, self.repulsion_radius, self._rivals(groups), of_group, across
+                groups, self.repulsion_radius, self._rivals(groups, layer), of_group, across
             ),
             "tether": lambda: functional.tether(groups, anchors, self.tether_radius, bound, across),
             "agreement": lambda: functional.agreement(
@@ -253,8 +282,7 @@ class EquivariantParts(nn.Module):
         attention = functional.object_attention(logits).to(places.weights.dtype)
         everywhere = present[..., None].expand_as(logits)
         terms = {"attention": functional.presence(logits, everywhere, 1 - everywhere, across)}
-        assignment = nn.functional.one_hot(self._groups_of_filters(places.member))
-        groups = functional.group_means(places.positions, assignment.to(places.positions))
+        groups = functional.group_means(places.positions, self._assignment(places.member))
         if weights["coverage"]:
             distance = functional.coverage(groups, places.cells, attention, present, across)
             terms["coverage"] = weights["coverage"] * distance
@@ -266,24 +294,36 @@ class EquivariantParts(nn.Module):
             terms["object"] = weights["object"] * beside
         return terms
 
-    def _rivals(self, groups: Tensor) -> Tensor:
-        """Which groups must keep apart: those of one category, without its first, ``(G, G)``."""
+    def _rivals(self, groups: Tensor, layer: str) -> Tensor:
+        """Which groups must keep apart, and how much, ``(G, G)``.
+
+        Those of one category, without its first, as far as both can be relied on.
+        """
         number = torch.arange(groups.shape[1], device=groups.device)
         bound = number >= self.num_categories
         category = number % self.num_categories
         rivals = (category[:, None] == category) & bound[:, None] & bound
-        return (rivals & (number[:, None] != number)).to(groups.dtype)
+        rivals = (rivals & (number[:, None] != number)).to(groups.dtype)
+        if not self.reliability:
+            return rivals
+        values = self._reliability_of(layer).values.to(groups.dtype)
+        return rivals * values[:, None] * values
 
-    def _view_error(
+    def _reliability_of(self, layer: str) -> GroupReliability:
+        found = self.reliability[self.layers.index(layer)]
+        assert isinstance(found, GroupReliability)
+        return found
+
+    def _view_errors(
         self, places: _Places, transforms: Tensor, pairs: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
-        """Equivariance from each view of a pair to the other."""
+        """`functional.view_errors` from each view of a pair to the other."""
         rows, partners, pair = pairs
         sources, ends = torch.cat([rows, partners]), torch.cat([partners, rows])
         change = functional.relative_transforms(transforms, sources, ends, self._image_size)
         positions, member = places.positions, places.member
         variance = functional.position_variance(positions, member, self.training)
-        return functional.equivariance(
+        return functional.view_errors(
             functional.moved_positions(positions[sources], change),
             positions[ends],
             variance,

@@ -144,8 +144,13 @@ def test_equivariance_agrees_with_loops():
                 square = ((targets[n, k] - positions[n, k]) ** 2).sum()
                 errors.append((square / (variance[k] + 0.005)).item())
     assert 3 < len(errors) < N * K
-    found = functional.equivariance(targets, positions, variance, pair)
-    assert found.item() == pytest.approx(sum(errors) / len(errors))
+    found = functional.view_errors(targets, positions, variance, pair)
+    assert found.sum(1).tolist() == pytest.approx([sum(errors), len(errors)])
+    assert functional.equivariance(found).item() == pytest.approx(sum(errors) / len(errors))
+    for k in range(K):
+        alone = [each[..., k : k + 1, :] for each in (targets, positions)]
+        one = functional.view_errors(*alone, variance[k : k + 1], pair[:, k : k + 1])
+        torch.testing.assert_close(found[:, k : k + 1], one)
 
 
 def test_a_follower_pays_nothing_and_a_constant_pays_what_the_views_move():
@@ -153,11 +158,12 @@ def test_a_follower_pays_nothing_and_a_constant_pays_what_the_views_move():
     followed = torch.rand(N, 1, 2).double() * 0.5
     shift = torch.tensor([0.1, 0.0]).double()
     variance, pair = torch.tensor([0.02]).double(), torch.ones(N, 1).double()
-    assert functional.equivariance(followed + shift, followed + shift, variance, pair) == 0
-    stays = functional.equivariance(followed + shift, followed, variance, pair)
-    assert stays.item() == pytest.approx(0.01 / 0.025)
-    nobody = functional.equivariance(followed + shift, followed, variance, 0 * pair)
-    assert nobody.item() == 0
+    found = functional.view_errors(followed + shift, followed + shift, variance, pair)
+    assert functional.equivariance(found) == 0
+    stays = functional.view_errors(followed + shift, followed, variance, pair)
+    assert functional.equivariance(stays).item() == pytest.approx(0.01 / 0.025)
+    nobody = functional.view_errors(followed + shift, followed, variance, 0 * pair)
+    assert functional.equivariance(nobody).item() == 0
 
 
 def test_groups_agree_with_loops(member):
@@ -274,11 +280,12 @@ def everything(maps, cells, member):
     groups = functional.group_means(positions, assignment)
     rivals = 1 - torch.eye(G).double()
     variance = functional.position_variance(positions, member)
+    errors = functional.view_errors(positions.flip(0), positions, variance, member)
     return torch.stack(
         [
             functional.presence(maps.amax((2, 3)), member, 1 - member),
             functional.concentration(spreads, member),
-            functional.equivariance(positions.flip(0), positions, variance, member),
+            functional.equivariance(errors),
             functional.repulsion(groups, 0.5, rivals, member[:, :G]),
             functional.tether(groups, groups[:, [0] * G], 0.01, member[:, :G]),
             functional.agreement(positions, groups, assignment, member),
