@@ -57,8 +57,8 @@ class EquivariantParts(nn.Module):
 
     Where the object is, is learned beside the network from the image labels (the term
     ``attention``, whose gradient reaches nothing else): cells of what is also seen in images
-    without the category are beside it. Coverage stands in the place of repulsion and tether, whose
-    weights are therefore 0; which of the two covers more parts is for ``study=filters`` to say.
+    without the category are beside it. Repulsion spreads the groups; coverage and tether, which did
+    less for it on the tuning birds (docs/part-tracking.md), have the weight 0.
 
     Batches without views (`ViewBatch`) have no term ``equivariance``; alone, the others let
     filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
@@ -93,15 +93,15 @@ class EquivariantParts(nn.Module):
         *,
         presence_weight: float = 0.5,
         equivariance_weight: float = 1.5,
-        concentration_weight: float = 10.0,
-        coverage_weight: float = 20.0,
-        object_weight: float = 1.0,
+        concentration_weight: float = 20.0,
+        coverage_weight: float = 0.0,
+        object_weight: float = 2.0,
         agreement_weight: float = 1.0,
-        repulsion_weight: float = 0.0,
+        repulsion_weight: float = 1.0,
         tether_weight: float = 0.0,
-        sharpness: float = 20.0,
-        num_groups: int = 32,
-        repulsion_radius: float = 0.12,
+        sharpness: float = 30.0,
+        num_groups: int = 12,
+        repulsion_radius: float = 0.15,
         tether_radius: float = 0.25,
         error_limit: float | None = 0.8,
     ) -> None:
