@@ -98,19 +98,11 @@ class AnimalPartData(PhotoData):
         views_per_photo: int = 1,
     ) -> None:
         super().__init__(
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            min_area=min_area,
-            margin=margin,
-            augmentation=check_augmentation(flip, scale, aspect, shift, rotation),
-            mean=mean,
-            std=std,
-            in_memory=in_memory,
-            on_error=on_error,
-            views_per_photo=views_per_photo,
-        )
+            image_size=image_size, batch_size=batch_size, num_workers=num_workers, seed=seed,
+            min_area=min_area, margin=margin,
+            augmentation=check_augmentation(flip, scale, aspect, shift, rotation), mean=mean,
+            std=std, in_memory=in_memory, on_error=on_error, views_per_photo=views_per_photo,
+        )  # fmt: skip
         self.root, self.fold, self.num_folds = root, fold, num_folds
         self.categories = None if categories is None else tuple(categories)
         self._check_folds()

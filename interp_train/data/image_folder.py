@@ -86,19 +86,11 @@ class ImageFolderData(PhotoData):
         views_per_photo: int = 1,
     ) -> None:
         super().__init__(
-            image_size=image_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            min_area=min_area,
-            margin=margin,
-            augmentation=check_augmentation(flip, scale, aspect, shift, rotation),
-            mean=mean,
-            std=std,
-            in_memory=in_memory,
-            on_error=on_error,
-            views_per_photo=views_per_photo,
-        )
+            image_size=image_size, batch_size=batch_size, num_workers=num_workers, seed=seed,
+            min_area=min_area, margin=margin,
+            augmentation=check_augmentation(flip, scale, aspect, shift, rotation), mean=mean,
+            std=std, in_memory=in_memory, on_error=on_error, views_per_photo=views_per_photo,
+        )  # fmt: skip
         check_range("val_share", val_share, 0.01, 0.99)
         self.root, self.val_share, self.background, self.boxes = root, val_share, background, boxes
 
