@@ -117,13 +117,11 @@ class EquivariantParts(nn.Module):
             "repulsion": repulsion_weight,
             "tether": tether_weight,
         }
-        self.sharpness, self.num_groups = sharpness, num_groups
+        self.sharpness, self.num_groups, self.error_limit = sharpness, num_groups, error_limit
         self.repulsion_radius, self.tether_radius = repulsion_radius, tether_radius
-        self.error_limit = error_limit
         self._check_options()
         self.layers: list[str] = []
-        self.num_categories = 0
-        self._image_size = 0
+        self.num_categories = self._image_size = 0
         self._grids: dict[str, tuple[LayerGeometry, int]] = {}  # and the number of filters
         self.attention_layers: list[str] = []
         self.attention = nn.ModuleList()

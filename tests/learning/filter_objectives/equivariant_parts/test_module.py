@@ -193,20 +193,6 @@ def test_terms_agree_with_loops():
     assert found[f"{LAYER}/tether"] > 0
 
 
-def test_rivals_share_a_category_and_are_not_its_first():
-    _, objective = attached(num_groups=8)
-    assert not objective._rivals(torch.zeros(1, 8, 2), LAYER).any()  # none has been tested
-    objective.reliability[0].values.copy_(torch.arange(1, 9) / 10)
-    rivals = objective._rivals(torch.zeros(1, 8, 2), LAYER)
-    expected = {(g, h) for g in range(2, 8) for h in range(2, 8) if g != h and g % 2 == h % 2}
-    assert {tuple(pair) for pair in rivals.nonzero().tolist()} == expected
-    for g, h in expected:
-        assert rivals[g, h].item() == pytest.approx((g + 1) * (h + 1) / 100)
-    _, alike = attached(num_groups=8, error_limit=None)
-    assert not alike.reliability
-    assert torch.equal(alike._rivals(torch.zeros(1, 8, 2), LAYER), (rivals > 0).float())
-
-
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_term_of_weight_zero_is_left_out(name):
     network, objective = attached(**{f"{name}_weight": 0.0})
