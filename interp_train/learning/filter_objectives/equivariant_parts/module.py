@@ -57,8 +57,9 @@ class EquivariantParts(nn.Module):
 
     Where the object is, is learned beside the network from the image labels (the term
     ``attention``, whose gradient reaches nothing else): cells of what is also seen in images
-    without the category are beside it. Repulsion spreads the groups; coverage and tether, which did
-    less for it on the tuning birds (docs/part-tracking.md), have the weight 0.
+    without the category are beside it. Repulsion spreads the groups; coverage may stand in its
+    place, and the tether beside it, but both have the weight 0 (docs/part-tracking.md has what was
+    measured).
 
     Batches without views (`ViewBatch`) have no term ``equivariance``; alone, the others let
     filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
