@@ -18,6 +18,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from interp_train.and_or_graph import AndOrGraph
 from interp_train.collectives import num_processes, sum_over_processes
+from interp_train.learning.interpretable_rcnn.box_colours import ColourRoIAlign, keep_images
 from interp_train.learning.interpretable_rcnn.feature_pyramid import BackbonePyramid
 from interp_train.learning.interpretable_rcnn.layers import AndOrHead, AndOrPredictor
 from interp_train.learning.interpretable_rcnn.part_head import LeafScores, PartHead
@@ -154,6 +155,14 @@ def box_pool_of(
     return MultiScaleRoIAlign(list(names), settings.grid, sampling_ratio=2)
 
 
+def add_colours(detector: FasterRCNN) -> None:
+    """Let the colours of boxes reach a head that asks for them; others stay as they are."""
+    heads = detector.roi_heads
+    if isinstance(heads.box_head, AndOrHead) and heads.box_head.homogeneity:
+        heads.box_roi_pool = ColourRoIAlign(heads.box_roi_pool)
+        detector.backbone.register_forward_hook(keep_images)
+
+
 def build_detector(
     pyramid: BackbonePyramid,
     head: PartHead | TwoMLPHead,
@@ -193,6 +202,7 @@ def build_detector(
     )
     detector.rpn.fg_bg_sampler = ProposalSampler(256, 0.5)
     detector.roi_heads.fg_bg_sampler = ProposalSampler(settings.num_sampled, 0.25)
+    add_colours(detector)
     return detector
 
 

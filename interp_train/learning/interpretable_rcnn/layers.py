@@ -9,8 +9,8 @@ parts; scores of parts differ by weights, since with equal ones all configuratio
 score alike (the mean of means, weighted by areas, is the mean).
 
 Evidence for a category alone does not say where a part ends. With ``homogeneity`` a part pays for
-what differs inside it, so that cuts fall where the box changes, and with ``leaf_cost`` each leaf
-pays, so that parts which look alike stay together.
+the colours that differ inside it, so that cuts fall where the image changes, and with ``leaf_cost``
+each leaf pays, so that parts which look alike stay together.
 """
 
 from typing import final
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from interp_train.and_or_graph import AndOrGraph
 from interp_train.checks import check_range
+from interp_train.learning.interpretable_rcnn.box_colours import NUM_COLOURS, whitened
 from interp_train.learning.interpretable_rcnn.part_head import PartHead
 from interp_train.precision import at_least_float32
 
@@ -40,8 +41,9 @@ class AndOrHead(PartHead):
         representation_size: units of the two linear layers.
         pooling: ``"leaves"``: each cell has the mean over its leaf; ``"cells"``: cells keep their
             features, and the parse acts through its score alone.
-        homogeneity: what a box pays for the share of the variance of its features (after
-            projection and ReLU) that lies inside its parts; no gradient.
+        homogeneity: what a box pays for the share of the variance of its `whitened` colours that
+            lies inside its parts. If it is not 0, boxes must be pooled by a `ColourRoIAlign`, and
+            the input has three channels more.
         leaf_cost: what it pays for each part of its parse.
 
     Attributes:
@@ -70,7 +72,7 @@ class AndOrHead(PartHead):
         check_range("homogeneity", homogeneity, 0.0)
         check_range("leaf_cost", leaf_cost, 0.0)
         self.representation_size = representation_size
-        self.homogeneity, self.leaf_cost = homogeneity, leaf_cost
+        self.in_channels, self.homogeneity, self.leaf_cost = in_channels, homogeneity, leaf_cost
         num_scores = self.num_foreground if class_aware else 1
         self.projection = nn.Conv2d(in_channels, projection_size, 1)
         self.part_weights = nn.Parameter(
@@ -84,39 +86,53 @@ class AndOrHead(PartHead):
         """Representation of each box, with the score of its best parts behind it.
 
         Args:
-            features: ``(N, in_channels, height, width)`` of the graph's grid; N may be 0.
+            features: ``(N, in_channels, height, width)`` of the graph's grid, with `homogeneity`
+                three more channels for the colours; N may be 0.
 
         Returns:
             ``(N, representation_size + num_classes - 1)``.
         """
         scores = self.part_scores(features)
         roots = self.parsing(scores, self.sharpness)
-        features = self.pooled_as_parsed(features, scores, roots.argmax(dim=1) + 1)
+        features = self.pooled_as_parsed(
+            features[:, : self.in_channels], scores, roots.argmax(dim=1) + 1
+        )
         hidden = self.fc6(features.flatten(1)).relu()
         hidden = self.fc7(hidden).relu()
         roots = roots.expand(-1, self.num_foreground).to(hidden.dtype)
         return torch.cat([hidden, roots], dim=1)
 
     def part_scores(self, features: Tensor) -> Tensor:
-        """Score of each part in each box, ``(T, N, categories of the foreground, or 1)``."""
+        """Score of each part in each box, ``(T, N, categories of the foreground, or 1)``.
+
+        Raises:
+            ValueError: if the number of channels is not what `forward` says.
+        """
+        features, colours = self._split(features)
         projected = self.projection(features).relu()
-        if not self.homogeneity:
-            means = at_least_float32(self.parsing.terminal_means(projected))
+        means = at_least_float32(self.parsing.terminal_means(projected))
         with torch.autocast(features.device.type, enabled=False):
-            if self.homogeneity:  # a difference of squares needs the precision
-                projected = at_least_float32(projected)
-                means = self.parsing.terminal_means(projected)
             scores = torch.baddbmm(self.part_biases, means, self.part_weights)
             if self.homogeneity or self.leaf_cost:
-                scores = scores - self._costs(projected.detach(), means.detach())[..., None]
+                scores = scores - self._costs(colours)[..., None]
             return scores
 
-    def _costs(self, projected: Tensor, means: Tensor) -> Tensor:
+    def _split(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and colours of boxes."""
+        expected = self.in_channels + (NUM_COLOURS if self.homogeneity else 0)
+        if features.shape[1] != expected:
+            raise ValueError(
+                f"`features` must have {expected} channels for in_channels={self.in_channels} and "
+                f"homogeneity={self.homogeneity}, but got {features.shape[1]}. With homogeneity, "
+                f"pool boxes by a ColourRoIAlign; without it, by torchvision's."
+            )
+        return features[:, : self.in_channels], features[:, self.in_channels :]
+
+    def _costs(self, colours: Tensor) -> Tensor:
         """What each part costs, so that the mean over a parse's cells is what the parse costs.
 
         Args:
-            projected: features that parts are scored from, ``(N, channels, height, width)``.
-            means: over the parts, ``(T, N, channels)``.
+            colours: ``(N, 3, height, width)``; not read without `homogeneity`.
 
         Returns:
             ``(T, N)``, or ``(T, 1)``.
@@ -124,10 +140,10 @@ class AndOrHead(PartHead):
         areas = (self.parsing.cell_shares() > 0).sum(1, keepdim=True)
         costs = self.leaf_cost * self.graph.root.area / areas
         if self.homogeneity:
-            squares = projected.square().sum(1, keepdim=True)
-            within = self.parsing.terminal_means(squares)[..., 0] - means.square().sum(2)
-            centred = projected - projected.mean((2, 3), keepdim=True)
-            whole = centred.square().sum(1).mean((1, 2))
+            colours = whitened(at_least_float32(colours.detach()))
+            squares = self.parsing.terminal_means(colours.square().sum(1, keepdim=True))[..., 0]
+            within = squares - self.parsing.terminal_means(colours).square().sum(2)
+            whole = colours.square().sum(1).mean((1, 2))
             shares = within.clamp(min=0) / whole.clamp(min=torch.finfo(whole.dtype).tiny)
             costs = costs + self.homogeneity * shares
         return costs

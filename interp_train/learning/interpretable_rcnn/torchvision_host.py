@@ -14,6 +14,7 @@ from interp_train.checks import check_choice
 from interp_train.learning.interpretable_rcnn.detector import (
     DetectorSettings,
     PartSettings,
+    add_colours,
     box_head_of,
     box_predictor_of,
 )
@@ -77,6 +78,7 @@ def add_part_head(
         sensitive = SensitiveRoIAlign(pool.featmap_names, settings.grid, *channels, pool)
         heads.box_roi_pool = sensitive.to(device)
     heads.box_head, heads.box_predictor = head, box_predictor_of(head, number).to(device)
+    add_colours(detector)
     return head
 
 

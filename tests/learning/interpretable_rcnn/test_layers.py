@@ -35,68 +35,101 @@ def test_part_scores_equal_a_loop_over_parts(class_aware):
     assert scores.shape == (60, 2, 3 if class_aware else 1)
 
 
+def unlike(cells, precision):
+    """Mean squared distance of cells ``(n, 3)`` from their mean, colour axes weighted alike."""
+    return sum(d @ precision @ d for d in cells - cells.mean(0)) / len(cells)
+
+
+def precision_of(cells):
+    """Inverse covariance of a box's colours, where no axis has less than a hundredth of it."""
+    covariance = sum(torch.outer(d, d) for d in cells - cells.mean(0)) / len(cells)
+    return (covariance + 0.01 * covariance.trace() * torch.eye(3, dtype=cells.dtype)).inverse()
+
+
 @pytest.mark.parametrize("class_aware", [True, False])
 @pytest.mark.parametrize("root_terminal", [True, False])
 def test_costs_equal_a_loop_over_parts(class_aware, root_terminal):
     graph = AndOrGraph(3, 4, root_terminal=root_terminal)
     head = head_of(class_aware=class_aware, graph=graph).double()
-    features = torch.randn(2, 6, 3, 4, dtype=torch.float64)
-    free = head.part_scores(features)
+    features = torch.randn(2, 9, 3, 4, dtype=torch.float64)
+    free = head.part_scores(features[:, :6])
     head.homogeneity, head.leaf_cost = 3.0, 0.25
-    projected = head.projection(features).relu()
     for row, (x, y, width, height) in enumerate(head.parsing.terminal_rectangles):
         for box in range(2):
-            cells = projected[box].flatten(1).T
-            part = projected[box, :, y : y + height, x : x + width].flatten(1).T
-            within = sum(((cell - part.mean(0)) ** 2).sum() for cell in part) / len(part)
-            whole = sum(((cell - cells.mean(0)) ** 2).sum() for cell in cells) / len(cells)
-            cost = 3 * within / whole + 0.25 * 12 / (width * height)
+            cells = features[box, 6:].flatten(1).T
+            part = features[box, 6:, y : y + height, x : x + width].flatten(1).T
+            precision = precision_of(cells)
+            share = unlike(part, precision) / unlike(cells, precision)
+            cost = 3 * share + 0.25 * 12 / (width * height)
             torch.testing.assert_close(head.part_scores(features)[row, box], free[row, box] - cost)
 
 
 @pytest.mark.parametrize("homogeneity", [0.0, 3.0])
 def test_a_parse_pays_for_its_leaves_and_what_differs_inside_them(homogeneity):
     head = head_of(class_aware=False, homogeneity=homogeneity, leaf_cost=0.5).double()
-    features = torch.randn(4, 6, 7, 7, dtype=torch.float64)
+    features = torch.randn(4, 9 if homogeneity else 6, 7, 7, dtype=torch.float64)
     nn.init.zeros_(head.part_weights)
-    projected = head.projection(features).relu()
     for box, parse in enumerate(head.parses(features, torch.ones(4, dtype=torch.long))):
         leaves = parse.tree.leaves()
-        rest = projected[box].clone()
-        for x, y, width, height in leaves:
-            part = rest[:, y : y + height, x : x + width]
-            part -= part.mean(dim=(1, 2), keepdim=True).clone()
-        whole = projected[box] - projected[box].mean(dim=(1, 2), keepdim=True)
-        share = rest.square().sum() / whole.square().sum()
-        cost = homogeneity * share + 0.5 * len(leaves)
-        assert parse.score == pytest.approx(-cost.item())
+        cost = 0.5 * len(leaves)
+        if homogeneity:
+            colours = features[box, 6:]
+            precision = precision_of(colours.flatten(1).T)
+            inside = [
+                width * height * unlike(part.flatten(1).T, precision) / 49
+                for x, y, width, height in leaves
+                for part in [colours[:, y : y + height, x : x + width]]
+            ]
+            cost += 3 * sum(inside) / unlike(colours.flatten(1).T, precision)
+        assert parse.score == pytest.approx(-float(cost))
         assert homogeneity or len(leaves) == 1
 
 
 @pytest.mark.parametrize("cut", [2, 3, 5])
 def test_cuts_fall_where_the_box_changes(cut):
     """Evidence says nothing; left of the cut the box looks unlike the right of it."""
-    features = torch.zeros(2, 6, 7, 7)
-    features[0, 0, :, :cut], features[0, 1, :, cut:] = 4.0, 4.0
+    features = torch.zeros(2, 9, 7, 7)
+    features[0, 6, :, :cut], features[0, 7, :, cut:] = 4.0, 4.0
     features[1] = 1.0
     head = head_of(homogeneity=5.0, leaf_cost=0.05)
     nn.init.zeros_(head.part_weights)
-    torch.nn.init.normal_(head.projection.weight, generator=torch.Generator().manual_seed(1))
     parse, even = head.parses(features, torch.tensor([1, 3]))
     assert sorted(leaf[:3] for leaf in parse.tree.leaves()) == [(0, 0, cut), (cut, 0, 7 - cut)]
     assert parse.score == pytest.approx(-0.1, abs=1e-4)  # two leaves
     assert even.tree.leaves() == [head.graph.root]
 
 
+def test_a_hue_counts_like_brightness():
+    """Cuts ignore how strong the contrast of an axis of colours is."""
+    head = head_of(homogeneity=5.0, leaf_cost=0.05)
+    nn.init.zeros_(head.part_weights)
+    colours = torch.zeros(1, 9, 7, 7)
+    colours[:, 6:, :, :3] += 1.0  # bright, left
+    faint = colours.clone()
+    faint[:, 6, :4] += 0.5  # red, above
+    (parse,) = head.parses(faint, torch.tensor([1]))
+    expected = [(0, 0, 3, 4), (0, 4, 3, 3), (3, 0, 4, 4), (3, 4, 4, 3)]
+    assert sorted(tuple(leaf) for leaf in parse.tree.leaves()) == expected
+    (parse,) = head.parses(colours, torch.tensor([1]))
+    assert len(parse.tree.leaves()) == 2
+
+
 def test_costs_are_exact_at_low_precision():
     head = head_of(homogeneity=5.0, leaf_cost=0.05)
-    features = 50 + torch.randn(3, 6, 7, 7)
+    features = 50 + torch.randn(3, 9, 7, 7)
     exact = head.part_scores(features)
     with torch.autocast("cpu", torch.bfloat16):
         found = head.part_scores(features)
     assert found.dtype == torch.float32
     spread = (exact - exact.mean(0)).std()
     assert (found - exact - (found - exact).mean(0)).std() < 0.05 * spread
+
+
+def test_the_number_of_channels_is_checked():
+    with pytest.raises(ValueError, match="`features` must have 9 channels for in_channels=6 and"):
+        head_of(homogeneity=5.0)(torch.zeros(2, 6, 7, 7))
+    with pytest.raises(ValueError, match="must have 6 channels .* but got 9"):
+        head_of()(torch.zeros(2, 9, 7, 7))
 
 
 @pytest.mark.parametrize("sharpness", STAGES)
@@ -109,7 +142,7 @@ def test_every_parameter_learns_in_every_stage(
     head = head_of(class_aware=class_aware, pooling=pooling, homogeneity=homogeneity)
     predictor = AndOrPredictor(head)
     head.sharpness = sharpness
-    features = torch.randn(number, 6, 7, 7, requires_grad=True)
+    features = torch.randn(number, 9 if homogeneity else 6, 7, 7, requires_grad=True)
     logits, offsets = predictor(head(features))
     assert logits.shape == (number, 4)
     assert offsets.shape == (number, 16)

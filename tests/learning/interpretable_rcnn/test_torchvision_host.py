@@ -92,6 +92,29 @@ def test_torchvision_s_builder_is_a_host_and_takes_new_categories():
     learn_and_detect(network, head)
 
 
+@pytest.mark.parametrize("builder", [False, True])
+def test_colours_reach_the_head_of_any_host(builder):
+    """Parts pay for colours: a box whose halves differ is cut between them, untrained as it is."""
+    network = single_map_detector()
+    if builder:
+        network = fasterrcnn_mobilenet_v3_large_320_fpn(
+            weights=None, weights_backbone=None, num_classes=4, min_size=64, max_size=96,
+            box_detections_per_img=4, box_score_thresh=0.0, rpn_score_thresh=0.0,
+        )  # fmt: skip
+    names = set(network.backbone.state_dict())
+    parts = PartSettings(projection_size=5, homogeneity=500.0, leaf_cost=5.0)
+    add_part_head(network, parts=parts, representation_size=16)
+    assert set(network.backbone.state_dict()) == names
+    image = torch.rand(3, 64, 80) / 20
+    image[0, 10:52, 22:], image[1, 10:52, :22] = 0.9, 0.8
+    box = torch.tensor([[10.0, 10.0, 38.0, 52.0]])  # cut at 3 of 7 cells
+    network.train(False)
+    for label in (0, 2):
+        (parse,) = parses_at(network, image, box, torch.tensor([label]))
+        left, right = sorted(parse.tree.leaves())
+        assert (tuple(left), tuple(right)) == ((0, 0, 3, 7), (3, 0, 4, 7))
+
+
 def test_what_is_no_host_is_refused():
     with pytest.raises(ValueError, match="`kind` must be one of 'and_or', 'position_sensitive'"):
         add_part_head(single_map_detector(), "two_layer")
