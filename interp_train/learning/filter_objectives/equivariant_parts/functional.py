@@ -142,26 +142,6 @@ def off_object(
     return weighted_mean(beside.gather(2, own)[..., 0], member, across)
 
 
-def coverage(
-    groups: Tensor, cells: Tensor, attention: Tensor, present: Tensor, across: bool = False
-) -> Tensor:
-    """Mean squared distance of the object's cells from the nearest group of its category.
-
-    Args:
-        groups: positions, ``(N, G, 2)``; group g belongs to category g mod C.
-        cells: from `cell_positions`, ``(h * w, 2)``.
-        attention: of the categories, ``(N, C, h * w)``.
-        present: which category an image shows, 0 or 1, ``(N, C)``.
-        across: see the module.
-    """
-    count = attention.shape[1]
-    squares = (groups[:, :, None] - cells).square().sum(-1)
-    # A category without groups (fewer filters than categories) has nothing to cover with.
-    nearest = [squares[:, c::count].amin(1) for c in range(min(count, groups.shape[1]))]
-    weights = attention[:, : len(nearest)] * present[:, : len(nearest), None]
-    return weighted_mean(torch.stack(nearest, 1), weights, across)
-
-
 def view_pairs(sample_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Images that are views of one photo, as neighbours in the order of their ids.
 
@@ -226,7 +206,7 @@ def position_variance(positions: Tensor, member: Tensor, across: bool = False) -
     return squares / counts
 
 
-def view_errors(
+def equivariance(
     targets: Tensor, positions: Tensor, variance: Tensor, pair: Tensor, across: bool = False
 ) -> Tensor:
     """Squared error of moved positions over what the filter's position varies anyway.
@@ -242,17 +222,11 @@ def view_errors(
         across: see the module.
 
     Returns:
-        Each filter's sum of errors, and the number of its targets, ``(2, K)``.
+        The mean over filters and pairs.
     """
     counted = pair * ((targets >= 0) & (targets <= 1)).all(-1)
     errors = (targets - positions).square().sum(-1) / (variance + _LEAST_VARIANCE)
-    sums = torch.stack([(counted * errors).sum(0), counted.sum(0)])
-    return sum_over_processes(sums) if across else sums
-
-
-def equivariance(errors: Tensor) -> Tensor:
-    """Mean over filters and pairs of views; errors ``(2, K)`` from `view_errors`."""
-    return errors[0].sum() / errors[1].sum().clamp(min=_TINY)
+    return weighted_mean(errors, counted, across)
 
 
 def group_means(positions: Tensor, assignment: Tensor) -> Tensor:
@@ -269,43 +243,6 @@ def group_means(positions: Tensor, assignment: Tensor) -> Tensor:
     return torch.einsum("nkd,kg->ngd", positions, shares)
 
 
-def repulsion(
-    groups: Tensor, radius: float, rivals: Tensor, member: Tensor, across: bool = False
-) -> Tensor:
-    """How far groups intrude on one another: ``relu(1 - distance / radius)^2``.
-
-    Args:
-        groups: positions, ``(N, G, 2)``.
-        radius: from which distance groups ignore one another.
-        rivals: pairs of groups that must keep apart, and how much, 0 to 1, ``(G, G)``.
-        member: which image counts for which group, ``(N, G)``.
-        across: see the module.
-
-    Returns:
-        The sum over rivals of a group, as a mean over images and groups.
-    """
-    apart = groups[:, :, None] - groups[:, None]
-    distances = (apart.square().sum(-1) + _TINY).sqrt()
-    intrusions = (1 - distances / radius).relu().square() * rivals
-    return weighted_mean(intrusions.sum(2), member, across)
-
-
-def tether(
-    groups: Tensor, anchors: Tensor, radius: float, member: Tensor, across: bool = False
-) -> Tensor:
-    """How far groups are from their anchor beyond `radius`, squared.
-
-    Args:
-        groups: positions, ``(N, G, 2)``.
-        anchors: position of each group's anchor, held constant, ``(N, G, 2)``.
-        radius: distance that is free.
-        member: which image counts for which group, ``(N, G)``.
-        across: see the module.
-    """
-    apart = (groups - anchors.detach()).square().sum(-1)
-    return weighted_mean(((apart + _TINY).sqrt() - radius).relu().square(), member, across)
-
-
 def agreement(
     positions: Tensor, groups: Tensor, assignment: Tensor, member: Tensor, across: bool = False
 ) -> Tensor:
@@ -320,3 +257,15 @@ def agreement(
     """
     own = torch.einsum("ngd,kg->nkd", groups, assignment)
     return weighted_mean((positions - own).square().sum(-1), member, across)
+
+
+def appearance(logits: Tensor, member: Tensor, across: bool = False) -> Tensor:
+    """How badly what a group sees tells which group it is: the mean cross-entropy.
+
+    Args:
+        logits: for each group, scores of all groups, ``(N, G, G)``; -inf for no candidate.
+        member: which image counts for which group, ``(N, G)``.
+        across: see the module.
+    """
+    surprise = -logits.log_softmax(2).diagonal(dim1=1, dim2=2)
+    return weighted_mean(surprise, member, across)

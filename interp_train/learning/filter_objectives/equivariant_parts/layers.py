@@ -1,4 +1,4 @@
-"""What equivariant parts keep from step to step: where objects are, and what groups are worth."""
+"""What equivariant parts learn beside the network: where objects are, and what groups look like."""
 
 from typing import final
 
@@ -67,34 +67,43 @@ class ObjectAttention(nn.Module):
 
 
 @final
-class GroupReliability(nn.Module):
-    """How well the position of each group of filters moves with the image, from 0 to 1.
+class GroupAppearance(nn.Module):
+    """Tells the groups of filters of a category by what lies where they respond.
 
-    ``relu(1 - error / limit)``, a running mean over the steps that begins at 0.
+    A prototype per group; the score of a group is the cosine with its prototype, over the
+    temperature. The map is held constant, so that groups can only be told apart by moving to
+    places that look different, and alike in all images.
 
     Args:
+        num_units: of the map.
         num_groups: G.
-        limit: error between views, over the variance of the position, that counts as 0.
-        momentum: of the running mean.
+        num_categories: C; group g belongs to category g mod C.
+        temperature: of the cosines.
     """
 
-    values: Tensor
+    rivals: Tensor
 
-    def __init__(self, num_groups: int, limit: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, num_units: int, num_groups: int, num_categories: int, temperature: float = 0.1
+    ) -> None:
         super().__init__()
-        self.limit, self.momentum = limit, momentum
-        self.register_buffer("values", torch.zeros(num_groups))
+        self.temperature = temperature
+        self.prototypes = nn.Parameter(torch.randn(num_groups, num_units))
+        category = torch.arange(num_groups) % num_categories
+        self.register_buffer("rivals", category[:, None] == category, persistent=False)
 
-    @torch.no_grad()
-    def follow(self, errors: Tensor, assignment: Tensor) -> None:
-        """Take in the errors of a step.
+    def forward(self, maps: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+        """Scores of the groups of its category for each group, -inf for others, ``(N, G, G)``.
 
         Args:
-            errors: of all processes, see `functional.view_errors`, ``(2, K)``.
-            assignment: which filter is in which group, 0 or 1, ``(K, G)``; a group without
-                targets keeps its value.
+            maps: what groups are told by, ``(N, units, ., .)``.
+            weights: where each group responds, ``(N, G, h * w)``, sums are 1.
+            size: ``(h, w)`` of the weights; maps of another size are interpolated.
         """
-        sums, counts = (errors @ assignment.to(errors.dtype)).to(self.values.dtype)
-        latest = (1 - sums / counts.clamp(min=1) / self.limit).relu()
-        mixed = self.values.lerp(latest, 1 - self.momentum)
-        self.values.copy_(torch.where(counts > 0, mixed, self.values))
+        maps = maps.detach().to(weights.dtype)
+        if maps.shape[2:] != size:
+            maps = nn.functional.interpolate(maps, size, mode="bilinear")
+        seen = nn.functional.normalize(weights @ maps.flatten(2).mT, dim=2)
+        prototypes = nn.functional.normalize(self.prototypes.to(weights.dtype), dim=1)
+        scores = seen @ prototypes.T / self.temperature
+        return scores.masked_fill(~self.rivals, -torch.inf)

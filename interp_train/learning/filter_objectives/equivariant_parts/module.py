@@ -20,7 +20,7 @@ from interp_train.checks import check_range
 from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.equivariant_parts import functional
 from interp_train.learning.filter_objectives.equivariant_parts.layers import (
-    GroupReliability,
+    GroupAppearance,
     ObjectAttention,
 )
 from interp_train.structures import LayerGeometry, ViewBatch
@@ -49,17 +49,16 @@ class EquivariantParts(nn.Module):
     * ``equivariance``: positions in two views of a photo agree under the known transform of the
       views, in units of the variance of the position (`view_terms`);
     * ``concentration``: a response is small around its position;
-    * ``coverage``: every cell of the object is near some group, so that groups divide it;
     * ``object``: responses lie on the object;
     * ``agreement``: the filters of a group stay together;
-    * ``repulsion``: groups of a category keep apart, but for its first group, which is free;
-    * ``tether``: but not farther from the first group than a radius.
+    * ``appearance``: the groups of a category can be told apart by what lies where they respond,
+      and the same group looks alike in all images.
 
-    Where the object is, is learned beside the network from the image labels (the term
-    ``attention``, whose gradient reaches nothing else): cells of what is also seen in images
-    without the category are beside it. Repulsion spreads the groups; coverage may stand in its
-    place, and the tether beside it, but both have the weight 0 (docs/part-tracking.md has what was
-    measured).
+    Two things are learned beside the network, whose gradients reach no map. Where the object is
+    (the term ``attention``), from the image labels: cells of what is also seen in images without
+    the category are beside it. What each group looks like, by `GroupAppearance`. Appearance
+    spreads the groups over places that can be recognised; groups that merely keep a distance are
+    pushed to places that nothing can follow (docs/part-tracking.md has what was measured).
 
     Batches without views (`ViewBatch`) have no term ``equivariance``; alone, the others let
     filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
@@ -67,22 +66,14 @@ class EquivariantParts(nn.Module):
     Args:
         taps: layers; of a ReLU the layer before it is read. A layer without a ReLU of its own
             (a residual block) is read as it is.
-        presence_weight: factor of the term, like the next seven.
+        presence_weight: factor of the term, like the next five.
         equivariance_weight: see there.
         concentration_weight: see there.
-        coverage_weight: see there.
         object_weight: see there.
         agreement_weight: see there.
-        repulsion_weight: see there.
-        tether_weight: see there.
+        appearance_weight: see there.
         sharpness: of the softmax.
         num_groups: G, at least one per category.
-        repulsion_radius: from which distance groups ignore one another, as a share of the
-            image's side.
-        tether_radius: how far a group may be from the first one.
-        error_limit: equivariance error (over the variance of positions) at which a group is
-            released: repulsion acts on two groups by the product of ``relu(1 - error / limit)``,
-            running means that begin at 0. None lets it act on all alike.
 
     Raises:
         ValueError: for a number out of its range.
@@ -95,16 +86,11 @@ class EquivariantParts(nn.Module):
         presence_weight: float = 0.5,
         equivariance_weight: float = 1.5,
         concentration_weight: float = 20.0,
-        coverage_weight: float = 0.0,
         object_weight: float = 2.0,
         agreement_weight: float = 1.0,
-        repulsion_weight: float = 1.0,
-        tether_weight: float = 0.0,
+        appearance_weight: float = 0.5,
         sharpness: float = 30.0,
         num_groups: int = 12,
-        repulsion_radius: float = 0.15,
-        tether_radius: float = 0.25,
-        error_limit: float | None = 0.8,
     ) -> None:
         super().__init__()
         self.taps: Sequence[str] = tuple(taps)
@@ -112,21 +98,17 @@ class EquivariantParts(nn.Module):
             "presence": presence_weight,
             "equivariance": equivariance_weight,
             "concentration": concentration_weight,
-            "coverage": coverage_weight,
             "object": object_weight,
             "agreement": agreement_weight,
-            "repulsion": repulsion_weight,
-            "tether": tether_weight,
+            "appearance": appearance_weight,
         }
-        self.sharpness, self.num_groups, self.error_limit = sharpness, num_groups, error_limit
-        self.repulsion_radius, self.tether_radius = repulsion_radius, tether_radius
+        self.sharpness, self.num_groups = sharpness, num_groups
         self._check_options()
         self.layers: list[str] = []
         self.num_categories = self._image_size = 0
         self._grids: dict[str, tuple[LayerGeometry, int]] = {}  # and the number of filters
-        self.attention_layers: list[str] = []
-        self.attention = nn.ModuleList()
-        self.reliability = nn.ModuleList()
+        self.read_layers: list[str] = []
+        self.attention, self.appearance = nn.ModuleList(), nn.ModuleList()
         self._latest: dict[str, dict[str, Tensor]] = {}
 
     def _check_options(self) -> None:
@@ -136,10 +118,6 @@ class EquivariantParts(nn.Module):
             check_range(f"{name}_weight", weight, 0.0)
         check_range("sharpness", self.sharpness, 0.1)
         check_range("num_groups", self.num_groups, 1)
-        check_range("repulsion_radius", self.repulsion_radius, 1e-3)
-        check_range("tether_radius", self.tether_radius, 0.0)
-        if self.error_limit is not None:
-            check_range("error_limit", self.error_limit, 1e-3)
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
         """Find the layers before the ReLUs, and where their cells lie in the image."""
@@ -149,22 +127,16 @@ class EquivariantParts(nn.Module):
         self._grids = {
             layer: (network.geometry(layer), network.num_channels(layer)) for layer in self.layers
         }
-        if (
-            self.error_limit is not None
-            and self.weights["repulsion"]
-            and self.weights["equivariance"]
-        ):
-            self.reliability.extend(
-                GroupReliability(self._number_of_groups(count), self.error_limit)
-                for _, count in self._grids.values()
-            )
-        if self.weights["coverage"] or self.weights["object"]:
-            self.attention_layers = [read_by(network, layer) for layer in self.layers]
-            self.attention.extend(
-                ObjectAttention(network.num_channels(layer), num_categories)
-                for layer in self.attention_layers
-            )
-        self.taps = tuple(dict.fromkeys([*self.layers, *self.attention_layers]))
+        if self.weights["object"] or self.weights["appearance"]:
+            self.read_layers = [read_by(network, layer) for layer in self.layers]
+        for layer, read in zip(self.layers, self.read_layers, strict=False):
+            units = network.num_channels(read)
+            if self.weights["object"]:
+                self.attention.append(ObjectAttention(units, num_categories))
+            if self.weights["appearance"]:
+                num_groups = self._number_of_groups(network.num_channels(layer))
+                self.appearance.append(GroupAppearance(units, num_groups, num_categories))
+        self.taps = tuple(dict.fromkeys([*self.layers, *self.read_layers]))
 
     def loss_terms(
         self, activations: Mapping[str, Tensor], labels: Tensor, logits: Tensor, epoch: int
@@ -176,11 +148,14 @@ class EquivariantParts(nn.Module):
             with torch.autocast(labels.device.type, enabled=False):
                 places = self._places(layer, activations[layer], labels)
                 found = self._terms(layer, places)
-                if self.attention_layers:
-                    maps = activations[self.attention_layers[number]]
-                    attention = self.attention[number]
-                    logits = attention(maps, activations[layer].shape[2:])
+                size = activations[layer].shape[2:]
+                read = activations[self.read_layers[number]] if self.read_layers else None
+                if self.attention:
+                    logits = self.attention[number](read, size)
                     found |= self._object_terms(places, logits, labels)
+                if self.appearance:
+                    scores = self.appearance[number](read, self._group_weights(places), size)
+                    found["appearance"] = self._appearance_term(places, scores)
             terms.update({f"{layer}/{name}": value for name, value in found.items()})
         return terms
 
@@ -200,10 +175,7 @@ class EquivariantParts(nn.Module):
         for layer in self.layers:
             with torch.autocast(batch.labels.device.type, enabled=False):
                 places = self._places(layer, activations[layer], batch.labels)
-                errors = self._view_errors(places, transforms, (rows, partners, pair))
-                error = functional.equivariance(errors)
-            if self.training and self.reliability:
-                self._reliability_of(layer).follow(errors, self._assignment(places.member))
+                error = self._equivariance(places, transforms, (rows, partners, pair))
             terms[f"{layer}/equivariance"] = self.weights["equivariance"] * error
         return terms
 
@@ -256,18 +228,9 @@ class EquivariantParts(nn.Module):
         self._latest[layer] = _watched(places)
         assignment = self._assignment(member)
         groups = functional.group_means(positions, assignment)
-        num_groups, count = groups.shape[1], self.num_categories
-        of_group = member[:, :num_groups]  # filter g is in group g
-        free = torch.arange(num_groups, device=groups.device) < count
-        bound = of_group * ~free
-        anchors = groups[:, torch.arange(num_groups, device=groups.device) % count]
         terms: dict[str, Callable[[], Tensor]] = {
             "presence": lambda: functional.presence(places.peaks, member, 1 - member, across),
             "concentration": lambda: functional.concentration(places.spreads, member, across),
-            "repulsion": lambda: functional.repulsion(
-                groups, self.repulsion_radius, self._rivals(groups, layer), of_group, across
-            ),
-            "tether": lambda: functional.tether(groups, anchors, self.tether_radius, bound, across),
             "agreement": lambda: functional.agreement(
                 positions, groups, assignment, member, across
             ),
@@ -275,54 +238,39 @@ class EquivariantParts(nn.Module):
         return {name: weights[name] * term() for name, term in terms.items() if weights[name]}
 
     def _object_terms(self, places: _Places, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Coverage and object, weighted, and the term that learns where the object is."""
-        across, weights = self.training, self.weights
+        """The term ``object``, weighted, and the one that learns where the object is."""
         present = membership_of(labels, self.num_categories, logits)
         attention = functional.object_attention(logits).to(places.weights.dtype)
         everywhere = present[..., None].expand_as(logits)
-        terms = {"attention": functional.presence(logits, everywhere, 1 - everywhere, across)}
-        groups = functional.group_means(places.positions, self._assignment(places.member))
-        if weights["coverage"]:
-            distance = functional.coverage(groups, places.cells, attention, present, across)
-            terms["coverage"] = weights["coverage"] * distance
-        if weights["object"]:
-            categories = self._groups_of_filters(places.member) % self.num_categories
-            beside = functional.off_object(
-                places.weights, attention, categories, places.member, across
-            )
-            terms["object"] = weights["object"] * beside
-        return terms
+        categories = self._groups_of_filters(places.member) % self.num_categories
+        beside = functional.off_object(
+            places.weights, attention, categories, places.member, self.training
+        )
+        return {
+            "attention": functional.presence(logits, everywhere, 1 - everywhere, self.training),
+            "object": self.weights["object"] * beside,
+        }
 
-    def _rivals(self, groups: Tensor, layer: str) -> Tensor:
-        """Which groups must keep apart, and how much, ``(G, G)``.
+    def _group_weights(self, places: _Places) -> Tensor:
+        """Where each group responds: the mean of its filters' weights, ``(N, G, h * w)``."""
+        assignment = self._assignment(places.member)
+        shares = assignment / assignment.sum(0).clamp(min=1)
+        return torch.einsum("nkc,kg->ngc", places.weights, shares)
 
-        Those of one category, without its first, as far as both can be relied on.
-        """
-        number = torch.arange(groups.shape[1], device=groups.device)
-        bound = number >= self.num_categories
-        category = number % self.num_categories
-        rivals = (category[:, None] == category) & bound[:, None] & bound
-        rivals = (rivals & (number[:, None] != number)).to(groups.dtype)
-        if not self.reliability:
-            return rivals
-        values = self._reliability_of(layer).values.to(groups.dtype)
-        return rivals * values[:, None] * values
+    def _appearance_term(self, places: _Places, scores: Tensor) -> Tensor:
+        of_group = places.member[:, : scores.shape[1]]  # filter g is in group g
+        return self.weights["appearance"] * functional.appearance(scores, of_group, self.training)
 
-    def _reliability_of(self, layer: str) -> GroupReliability:
-        found = self.reliability[self.layers.index(layer)]
-        assert isinstance(found, GroupReliability)
-        return found
-
-    def _view_errors(
+    def _equivariance(
         self, places: _Places, transforms: Tensor, pairs: tuple[Tensor, Tensor, Tensor]
     ) -> Tensor:
-        """`functional.view_errors` from each view of a pair to the other."""
+        """`functional.equivariance` from each view of a pair to the other."""
         rows, partners, pair = pairs
         sources, ends = torch.cat([rows, partners]), torch.cat([partners, rows])
         change = functional.relative_transforms(transforms, sources, ends, self._image_size)
         positions, member = places.positions, places.member
         variance = functional.position_variance(positions, member, self.training)
-        return functional.view_errors(
+        return functional.equivariance(
             functional.moved_positions(positions[sources], change),
             positions[ends],
             variance,

@@ -144,13 +144,8 @@ def test_equivariance_agrees_with_loops():
                 square = ((targets[n, k] - positions[n, k]) ** 2).sum()
                 errors.append((square / (variance[k] + 0.005)).item())
     assert 3 < len(errors) < N * K
-    found = functional.view_errors(targets, positions, variance, pair)
-    assert found.sum(1).tolist() == pytest.approx([sum(errors), len(errors)])
-    assert functional.equivariance(found).item() == pytest.approx(sum(errors) / len(errors))
-    for k in range(K):
-        alone = [each[..., k : k + 1, :] for each in (targets, positions)]
-        one = functional.view_errors(*alone, variance[k : k + 1], pair[:, k : k + 1])
-        torch.testing.assert_close(found[:, k : k + 1], one)
+    found = functional.equivariance(targets, positions, variance, pair)
+    assert found.item() == pytest.approx(sum(errors) / len(errors))
 
 
 def test_a_follower_pays_nothing_and_a_constant_pays_what_the_views_move():
@@ -158,12 +153,12 @@ def test_a_follower_pays_nothing_and_a_constant_pays_what_the_views_move():
     followed = torch.rand(N, 1, 2).double() * 0.5
     shift = torch.tensor([0.1, 0.0]).double()
     variance, pair = torch.tensor([0.02]).double(), torch.ones(N, 1).double()
-    found = functional.view_errors(followed + shift, followed + shift, variance, pair)
-    assert functional.equivariance(found) == 0
-    stays = functional.view_errors(followed + shift, followed, variance, pair)
-    assert functional.equivariance(stays).item() == pytest.approx(0.01 / 0.025)
-    nobody = functional.view_errors(followed + shift, followed, variance, 0 * pair)
-    assert functional.equivariance(nobody).item() == 0
+    found = functional.equivariance(followed + shift, followed + shift, variance, pair)
+    assert found == 0
+    stays = functional.equivariance(followed + shift, followed, variance, pair)
+    assert stays.item() == pytest.approx(0.01 / 0.025)
+    nobody = functional.equivariance(followed + shift, followed, variance, 0 * pair)
+    assert nobody.item() == 0
 
 
 def test_groups_agree_with_loops(member):
@@ -182,43 +177,6 @@ def test_groups_agree_with_loops(member):
     assert found.item() == pytest.approx(sum(squares) / len(squares))
 
 
-def test_repulsion_agrees_with_loops():
-    groups = torch.rand(N, G, 2).double() * 0.3
-    rivals = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0]]).double()
-    member = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 1, 1], [1, 0, 1], [0, 0, 0]]).double()
-    total = 0.0
-    for n in range(N):
-        for g in range(G):
-            for h in range(G):
-                if rivals[g, h] and member[n, g]:
-                    distance = (groups[n, g] - groups[n, h]).norm().item()
-                    total += max(0.0, 1 - distance / 0.2) ** 2
-    found = functional.repulsion(groups, 0.2, rivals, member)
-    assert found.item() == pytest.approx(total / member.sum().item())
-
-
-def test_repulsion_by_hand():
-    """Two rivals at half the radius: (1 - 1/2)^2 each; far apart, or not rivals: nothing."""
-    rivals = 1 - torch.eye(2).double()
-    near = torch.tensor([[[0.5, 0.5], [0.5, 0.6]]]).double()
-    ones = torch.ones(1, 2).double()
-    assert functional.repulsion(near, 0.2, rivals, ones).item() == pytest.approx(0.25)
-    assert functional.repulsion(near, 0.1, rivals, ones).item() == pytest.approx(0, abs=1e-9)
-    assert functional.repulsion(near, 0.2, 0 * rivals, ones).item() == 0
-
-
-def test_tether_by_hand_and_without_a_pull_on_its_anchor():
-    groups = torch.tensor([[[0.0, 0.0], [0.5, 0.0], [0.1, 0.0]]]).double().requires_grad_()
-    anchors = groups[:, [0, 0, 0]]
-    member = torch.tensor([[0.0, 1.0, 1.0]]).double()
-    loss = functional.tether(groups, anchors, 0.2, member)
-    assert loss.item() == pytest.approx((0.5 - 0.2) ** 2 / 2)
-    (gradient,) = torch.autograd.grad(loss, groups)
-    assert gradient[0, 0].tolist() == [0, 0]
-    assert gradient[0, 1, 0].item() == pytest.approx(0.3)
-    assert gradient[0, 2].tolist() == [0, 0]
-
-
 def test_responses_beside_the_object_agree_with_loops(maps, member):
     weights = functional.cell_weights(maps, torch.ones(K).double(), 2.0)
     attention = torch.rand(N, 2, weights.shape[2]).double()
@@ -235,33 +193,31 @@ def test_responses_beside_the_object_agree_with_loops(maps, member):
     assert everywhere.item() == pytest.approx(0, abs=1e-12)
 
 
-def test_coverage_agrees_with_loops(cells):
-    """Groups 0 and 2 are of category 0, group 1 is of category 1."""
-    groups, attention = torch.rand(N, G, 2).double(), torch.rand(N, 2, len(cells)).double()
-    present = torch.tensor([[1, 0], [1, 0], [0, 1], [0, 0], [0, 1]]).double()
-    total, weight = 0.0, 0.0
+def test_appearance_agrees_with_loops():
+    """Groups 0 and 2 are of one category, group 1 is alone in its own."""
+    logits = torch.randn(N, G, G).double()
+    for g in range(G):
+        for h in range(G):
+            if g % 2 != h % 2:
+                logits[:, g, h] = -math.inf
+    member = torch.tensor([[1, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]]).double()
+    total = 0.0
     for n in range(N):
-        for c, own in ((0, (0, 2)), (1, (1,))):
-            for p in range(len(cells)):
-                if present[n, c]:
-                    nearest = min((groups[n, g] - cells[p]).square().sum().item() for g in own)
-                    weight += attention[n, c, p].item()
-                    total += attention[n, c, p].item() * nearest
-    found = functional.coverage(groups, cells, attention, present)
-    assert found.item() == pytest.approx(total / weight)
+        for g in range(G):
+            scores = [math.exp(logits[n, g, h]) for h in range(G) if h % 2 == g % 2]
+            total -= member[n, g].item() * math.log(math.exp(logits[n, g, g]) / sum(scores))
+    found = functional.appearance(logits, member)
+    assert found.item() == pytest.approx(total / member.sum().item())
+    alone = torch.tensor([[0.0, 1.0, 0.0]]).double().expand(N, G)
+    assert functional.appearance(logits, alone).item() == 0  # there is nothing to tell it from
 
 
-def test_coverage_by_hand():
-    """Two cells, .2 apart: .01 from the middle of them, 0 with a group on each."""
-    cells = torch.tensor([[0.4, 0.5], [0.6, 0.5]]).double()
-    ones = torch.ones(1, 1, 2).double()
-    between, on_both = torch.tensor([[[0.5, 0.5]]]).double(), cells[None]
-    present = torch.ones(1, 1).double()
-    assert functional.coverage(between, cells, ones, present).item() == pytest.approx(0.01)
-    assert functional.coverage(on_both, cells, ones, present).item() == 0
-    first = ones * torch.tensor([1.0, 0.0]).double()  # the second is not of the object
-    assert functional.coverage(cells[None, :1], cells, first, present).item() == 0
-    assert functional.coverage(between, cells, ones, 0 * present).item() == 0
+def test_appearance_by_hand():
+    """Sure: 0. Groups that look alike: the logarithm of their number."""
+    ones = torch.ones(2, 4).double()
+    alike, sure = torch.zeros(2, 4, 4).double(), 100 * torch.eye(4).double().expand(2, 4, 4)
+    assert functional.appearance(alike, ones).item() == pytest.approx(math.log(4))
+    assert functional.appearance(sure, ones).item() == pytest.approx(0, abs=1e-9)
 
 
 def test_attention_by_hand_and_without_gradient():
@@ -278,33 +234,25 @@ def everything(maps, cells, member):
     attention = torch.linspace(0, 1, N * len(cells)).view(N, 1, -1).double()
     assignment = torch.nn.functional.one_hot(torch.arange(K) % G).double()
     groups = functional.group_means(positions, assignment)
-    rivals = 1 - torch.eye(G).double()
     variance = functional.position_variance(positions, member)
-    errors = functional.view_errors(positions.flip(0), positions, variance, member)
+    where = torch.einsum("nkc,kg->ngc", weights, assignment)
+    scores = where @ torch.linspace(-1, 1, len(cells) * G).view(len(cells), G).double()
     return torch.stack(
         [
             functional.presence(maps.amax((2, 3)), member, 1 - member),
             functional.concentration(spreads, member),
-            functional.equivariance(errors),
-            functional.repulsion(groups, 0.5, rivals, member[:, :G]),
-            functional.tether(groups, groups[:, [0] * G], 0.01, member[:, :G]),
+            functional.equivariance(positions.flip(0), positions, variance, member),
             functional.agreement(positions, groups, assignment, member),
             functional.off_object(weights, attention, torch.zeros(K).long(), member),
-            functional.coverage(groups, cells, attention, member[:, :1]),
+            functional.appearance(scores, member[:, :G]),
         ]
     )
 
 
 def test_all_terms_pass_gradcheck(maps, cells, member):
-    # The anchor of the tether is a constant, so its group must not move in the check.
-    anchored = maps.clone()
-
-    def terms(leaf):
-        joined = torch.cat([anchored[:, :1], leaf, anchored[:, 2:]], dim=1)
-        return everything(joined, cells, member)
-
-    assert torch.autograd.gradcheck(terms, (maps[:, 1:2].clone().requires_grad_(),))
+    leaf = maps.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda maps: everything(maps, cells, member), (leaf,))
 
 
 def test_without_images_every_term_is_zero(maps, cells, member):
-    assert torch.equal(everything(maps, cells, 0 * member)[1:], torch.zeros(7).double())
+    assert torch.equal(everything(maps, cells, 0 * member)[1:], torch.zeros(5).double())

@@ -10,9 +10,6 @@ from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.data.views import View
 from interp_train.learning.filter_objectives.equivariant_parts import functional
-from interp_train.learning.filter_objectives.equivariant_parts.layers import (
-    ObjectAttention,
-)
 from interp_train.learning.filter_objectives.equivariant_parts.module import (
     EquivariantParts,
     read_by,
@@ -22,8 +19,7 @@ from interp_train.structures import BACKGROUND, ViewBatch
 
 FILTERS, SIDE, CATEGORIES = 8, 12, 2
 LAYER = "head.convolution_2"
-WEIGHTS = ("presence", "equivariance", "concentration", "coverage", "object", "agreement",
-           "repulsion", "tether")  # fmt: skip
+WEIGHTS = ("presence", "equivariance", "concentration", "object", "agreement", "appearance")
 
 
 def small_network(num_outputs=CATEGORIES):
@@ -39,9 +35,7 @@ def small_network(num_outputs=CATEGORIES):
 def attached(num_categories=CATEGORIES, **options):
     torch.manual_seed(3)
     network = small_network(num_categories)
-    weights = {"coverage_weight": 20.0, "tether_weight": 10.0}
-    places = {"repulsion_radius": 0.3, "sharpness": 20.0, "num_groups": 4}
-    objective = EquivariantParts(**{**weights, **places, **options})
+    objective = EquivariantParts(**{"sharpness": 20.0, "num_groups": 4, **options})
     objective.attach(network, num_categories)
     for attention in objective.attention:
         nn.init.normal_(attention.score.weight)
@@ -107,12 +101,11 @@ def slow_attention(objective, maps, places):
     return logits.detach()
 
 
-def slow_object_terms(objective, before, labels, weights, groups):
-    """Coverage, object and what the attention learns, with loops over images and cells."""
+def slow_object_terms(objective, before, labels, weights):
+    """Object and what the attention learns, with loops over images and cells."""
     places = [(n, i, j) for n in range(len(labels)) for i in range(SIDE) for j in range(SIDE)]
     logits = slow_attention(objective, before, places)
-    total, nearest, there, gone = 0.0, 0.0, [], []
-    beside = []
+    there, gone, beside = [], [], []
     for n, label in enumerate(labels.tolist()):
         seen = (2 * logits[n].sigmoid() - 1).relu()
         for c in range(CATEGORIES):
@@ -120,20 +113,28 @@ def slow_object_terms(objective, before, labels, weights, groups):
             (there if c == label else gone).append(
                 nn.functional.softplus(sign * logits[n, c]).mean()
             )
-        if label < 0:
-            continue
-        for i in range(SIDE):
-            for j in range(SIDE):
-                x = torch.tensor([(j + 0.5) / SIDE, (i + 0.5) / SIDE])
-                apart = min((groups[n, g] - x).square().sum() for g in (label, label + 2))
-                total, nearest = total + seen[label, i, j], nearest + seen[label, i, j] * apart
         own = [k for k in range(FILTERS) if k % 4 % CATEGORIES == label]
         beside += [(weights[n, k].view(SIDE, SIDE) * (1 - seen[label])).sum() for k in own]
     return {
-        "coverage": nearest / total,
         "object": sum(beside) / len(beside),
         "attention": (sum(there) / len(there) + sum(gone) / len(gone)) / 2,
     }
+
+
+def slow_appearance(objective, before, labels, weights):
+    """Cross-entropy of telling the two groups of a category apart by what their filters see."""
+    prototypes = objective.appearance[0].prototypes.detach()
+    surprise = []
+    for n, label in enumerate(labels.tolist()):
+        for g in (label, label + 2) if label >= 0 else ():
+            where = (weights[n, g] + weights[n, g + 4]).view(SIDE, SIDE) / 2
+            seen = (where * before[n]).sum((1, 2))
+            scores = {
+                h: (seen @ prototypes[h] / seen.norm() / prototypes[h].norm() / 0.1).exp()
+                for h in (label, label + 2)
+            }
+            surprise.append(-(scores[g] / sum(scores.values())).log())
+    return sum(surprise) / len(surprise)
 
 
 def slow_terms(network, objective, batch):
@@ -156,12 +157,8 @@ def slow_terms(network, objective, batch):
         "agreement": sum((u[n, k] - groups[n, k % 4]).square().sum() for n, k in own) / len(own),
     }
     before = tap.activations["head.relu_1"]
-    found |= slow_object_terms(objective, before, batch.labels, weights, groups)
-    # Groups 0 and 1 are the first of their categories; 2 and 3 have no rival but them.
-    found["repulsion"] = torch.zeros(())
-    bound = [(n, g) for n in rows for g in (2, 3) if batch.labels[n] == g % 2]
-    apart = [(groups[n, g] - groups[n, g - 2]).norm() for n, g in bound]
-    found["tether"] = sum((d - 0.25).relu() ** 2 for d in apart) / len(apart)
+    found |= slow_object_terms(objective, before, batch.labels, weights)
+    found["appearance"] = slow_appearance(objective, before, batch.labels, weights)
     errors = []
     for first in range(0, len(batch.labels), 2):
         for start, end in ((first, first + 1), (first + 1, first)):
@@ -190,45 +187,22 @@ def test_terms_agree_with_loops():
         weight = objective.weights.get(name.rsplit("/")[-1], 1.0)
         assert value.item() == pytest.approx(weight * float(expected[name]), rel=2e-5), name
     assert found[f"{LAYER}/equivariance"] > 0
-    assert found[f"{LAYER}/tether"] > 0
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_term_of_weight_zero_is_left_out(name):
     network, objective = attached(**{f"{name}_weight": 0.0})
     found = {key.rsplit("/")[-1] for key in terms_of(network, objective, view_batch())}
-    assert found == {*WEIGHTS, "attention"} - {name}
+    without = {name, "attention"} if name == "object" else {name}
+    assert found == {*WEIGHTS, "attention"} - without
 
 
-def test_without_the_terms_that_need_it_no_attention_is_learned():
-    network, objective = attached(coverage_weight=0.0, object_weight=0.0)
+def test_without_the_terms_that_need_it_nothing_is_learned_beside_the_network():
+    network, objective = attached(appearance_weight=0.0, object_weight=0.0)
     assert objective.taps == (LAYER,)
     assert not list(objective.parameters())
     found = {key.rsplit("/")[-1] for key in terms_of(network, objective, view_batch())}
-    assert found == set(WEIGHTS) - {"coverage", "object"}
-
-
-def test_the_attention_finds_the_object_and_moves_nothing_else():
-    """Bright cells occur in images of the category alone, dim ones everywhere."""
-    attention = ObjectAttention(2, 1).train()
-    optimizer = torch.optim.Adam(attention.parameters(), lr=0.1)
-    labels = torch.tensor([1.0, 1.0, 0.0, 0.0])[:, None, None]
-    for step in range(60):
-        torch.manual_seed(step)
-        maps = torch.randn(4, 2, 6, 6) * 0.1
-        maps[:2, :, :3] += 1.0
-        maps.requires_grad_()
-        logits = attention(maps, (6, 6))
-        member = labels.expand_as(logits)
-        loss = functional.presence(logits, member, 1 - member)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert maps.grad is None
-    seen = functional.object_attention(logits).view(4, 6, 6)
-    assert seen[:2, :3].min() > 0.5
-    assert seen[:2, 3:].max() < 0.3
-    assert attention(maps, (12, 12)).shape == (4, 1, 144)
+    assert found == set(WEIGHTS) - {"appearance", "object"}
 
 
 def test_it_finds_the_map_that_the_filters_read():
@@ -263,7 +237,7 @@ def test_views_without_partner_or_transform_have_no_equivariance():
 def test_filters_learn_to_follow_a_dot():
     """A dot at a random place; every view shows the whole photo, shifted: R2 rises towards 1."""
     torch.manual_seed(0)
-    off = ("repulsion", "tether", "coverage", "object")
+    off = ("appearance", "object")
     network, objective = attached(num_categories=1, **{f"{name}_weight": 0.0 for name in off})
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for step in range(40):
@@ -316,7 +290,7 @@ def test_it_is_safe_under_autocast():
 
 
 def test_measurements_by_hand():
-    _, objective = attached(num_categories=1, coverage_weight=0.0, object_weight=0.0)
+    _, objective = attached(num_categories=1, appearance_weight=0.0, object_weight=0.0)
     maps = torch.full((2, FILTERS, SIDE, SIDE), -50.0)
     maps[0, :, 2, 3] = 50.0  # 1/12 of the side per cell
     maps[1, :, 2, 9] = 50.0
@@ -349,8 +323,7 @@ def step_of_share(number, views):
         terms |= objective.view_terms(activations, batch, 1)
     (logits.sum() * 0 + sum(terms.values())).backward()
     gradients = {name: p.grad.clone() for name, p in network.named_parameters()}
-    found = {name: value.detach() for name, value in terms.items()}
-    return gradients, {**found, "reliability": objective.reliability[0].values}
+    return gradients, {name: value.detach() for name, value in terms.items()}
 
 
 @pytest.mark.parametrize("views", [True, False])
@@ -366,12 +339,10 @@ def test_two_processes_learn_what_one_learns(two_processes, views):
 def test_what_it_refuses():
     with pytest.raises(ValueError, match="`taps` must name at least one layer"):
         EquivariantParts(taps=[])
-    with pytest.raises(ValueError, match="`tether_weight` must be >= 0"):
-        EquivariantParts(tether_weight=-1)
+    with pytest.raises(ValueError, match="`appearance_weight` must be >= 0"):
+        EquivariantParts(appearance_weight=-1)
     with pytest.raises(ValueError, match="`num_groups` must be >= 1"):
         EquivariantParts(num_groups=0)
-    with pytest.raises(ValueError, match="`error_limit` must be >= 0.001"):
-        EquivariantParts(error_limit=0)
     with pytest.raises(TypeError, match="`network` must be a Backbone"):
         EquivariantParts().attach(nn.Linear(2, 2), 1)
     _, objective = attached()
