@@ -128,7 +128,8 @@ class ViewAugmentation(NamedTuple):
         scale: the crop's extent is multiplied by a log-uniform number of this range.
         aspect: largest relative change of width against height.
         shift: largest displacement of the crop, as a share of the object box.
-        rotation: largest turn in either direction, in degrees.
+        rotation: largest turn in either direction, in degrees; half of the views stay upright,
+            since those that a network is measured on are.
     """
 
     flip: bool = False
@@ -195,7 +196,8 @@ def random_view(
     flip = augmentation.flip and source.random() < 0.5
     half_width, half_height = width * scale * aspect / 2, height * scale / aspect / 2
     crop = (x - half_width, y - half_height, x + half_width, y + half_height)
-    angle = source.uniform(-1, 1) * augmentation.rotation if augmentation.rotation else 0.0
+    turn = 2 * source.uniform(-1, 1) if augmentation.rotation else 0.0
+    angle = math.copysign(max(abs(turn) - 1, 0.0), turn) * augmentation.rotation
     return _inside(crop, photo_size)._replace(flip=flip, angle=angle)
 
 

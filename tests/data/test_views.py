@@ -109,6 +109,9 @@ def test_turns_stay_within_their_range_and_leave_the_other_changes_alone():
         turns.append(view.angle)
     assert -30 <= min(turns) < -27
     assert 27 < max(turns) <= 30
+    turned = [turn for turn in turns if turn]
+    assert 130 < len(turned) < 170  # half of them stay upright
+    assert abs(sum(abs(turn) for turn in turned) / len(turned) - 15) < 2
 
 
 def test_hand_numbers():
