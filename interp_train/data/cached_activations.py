@@ -40,7 +40,7 @@ _STORED = {
 }
 _BATCH = 32
 _VIEW_SEED = 0  # of the fixed views
-_FORMAT = 2  # raised whenever a change of this file changes what is stored
+_FORMAT = 3  # raised when a change, here or in the draw of views, changes what is stored
 
 
 class FrozenPrefix(Protocol):
