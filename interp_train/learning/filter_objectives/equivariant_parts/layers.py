@@ -88,7 +88,8 @@ class GroupAppearance(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature = temperature
-        self.prototypes = nn.Parameter(torch.randn(num_groups, num_units))
+        generator = torch.Generator().manual_seed(0)  # the global random state is not read
+        self.prototypes = nn.Parameter(torch.randn(num_groups, num_units, generator=generator))
         category = torch.arange(num_groups) % num_categories
         self.register_buffer("rivals", category[:, None] == category, persistent=False)
 
