@@ -54,11 +54,12 @@ class EquivariantParts(nn.Module):
     * ``appearance``: the groups of a category can be told apart by what lies where they respond,
       and the same group looks alike in all images.
 
-    Two things are learned beside the network, whose gradients reach no map. Where the object is
-    (the term ``attention``), from the image labels: cells of what is also seen in images without
-    the category are beside it. What each group looks like, by `GroupAppearance`. Appearance
-    spreads the groups over places that can be recognised; groups that merely keep a distance are
-    pushed to places that nothing can follow (docs/part-tracking.md has what was measured).
+    Two things are learned beside the network, from the map that the layer reads, which gets no
+    gradient from them. Where the object is (the term ``attention``), from the image labels: cells
+    of what is also seen in images without the category are beside it. What each group looks like
+    (`GroupAppearance`); only where its filters respond changes with it. So groups spread over
+    places that can be recognised; groups that merely keep a distance are pushed to places that
+    nothing can follow (docs/part-tracking.md has what was measured).
 
     Batches without views (`ViewBatch`) have no term ``equivariance``; alone, the others let
     filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
