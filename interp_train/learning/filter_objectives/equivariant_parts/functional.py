@@ -229,18 +229,18 @@ def equivariance(
     return weighted_mean(errors, counted, across)
 
 
-def group_means(positions: Tensor, assignment: Tensor) -> Tensor:
-    """Mean position of the filters of each group.
+def group_means(values: Tensor, assignment: Tensor) -> Tensor:
+    """Mean over the filters of each group, of their positions or of their weights.
 
     Args:
-        positions: ``(N, K, 2)``.
+        values: positions ``(N, K, 2)`` or weights ``(N, K, h * w)``.
         assignment: which filter is in which group, 0 or 1, ``(K, G)``.
 
     Returns:
-        ``(N, G, 2)``.
+        ``(N, G, 2)`` or ``(N, G, h * w)``.
     """
     shares = assignment / assignment.sum(0).clamp(min=1)
-    return torch.einsum("nkd,kg->ngd", positions, shares)
+    return torch.einsum("nkd,kg->ngd", values, shares)
 
 
 def agreement(

@@ -155,7 +155,9 @@ class EquivariantParts(nn.Module):
                     logits = self.attention[number](read, size)
                     found |= self._object_terms(places, logits, labels)
                 if self.appearance:
-                    scores = self.appearance[number](read, self._group_weights(places), size)
+                    assignment = self._assignment(places.member)
+                    where = functional.group_means(places.weights, assignment)
+                    scores = self.appearance[number](read, where, size)
                     found["appearance"] = self._appearance_term(places, scores)
             terms.update({f"{layer}/{name}": value for name, value in found.items()})
         return terms
@@ -251,12 +253,6 @@ class EquivariantParts(nn.Module):
             "attention": functional.presence(logits, everywhere, 1 - everywhere, self.training),
             "object": self.weights["object"] * beside,
         }
-
-    def _group_weights(self, places: _Places) -> Tensor:
-        """Where each group responds: the mean of its filters' weights, ``(N, G, h * w)``."""
-        assignment = self._assignment(places.member)
-        shares = assignment / assignment.sum(0).clamp(min=1)
-        return torch.einsum("nkc,kg->ngc", places.weights, shares)
 
     def _appearance_term(self, places: _Places, scores: Tensor) -> Tensor:
         of_group = places.member[:, : scores.shape[1]]  # filter g is in group g
