@@ -16,6 +16,8 @@ from interp_train.structures import LayerGeometry
 
 _LEAST_VARIANCE = 0.005  # in the denominator of the equivariance, of positions in [0, 1]^2
 _TINY = 1e-12  # below the square of any distance
+_LOW = -1e4  # score of a group that takes no part; finite, so that nothing becomes NaN
+_BALANCING_STEPS = 3
 
 
 def cell_positions(
@@ -259,13 +261,126 @@ def agreement(
     return weighted_mean((positions - own).square().sum(-1), member, across)
 
 
-def appearance(logits: Tensor, member: Tensor, across: bool = False) -> Tensor:
-    """How badly what a group sees tells which group it is: the mean cross-entropy.
+def group_scores(maps: Tensor, ranges: Tensor, assignment: Tensor, sharpness: float) -> Tensor:
+    """How much each group claims each cell, ``(N, G, h * w)``.
+
+    The mean over a group's filters of their responses in units of their range.
 
     Args:
-        logits: for each group, scores of all groups, ``(N, G, G)``; -inf for no candidate.
-        member: which image counts for which group, ``(N, G)``.
+        maps: ``(N, K, h, w)``.
+        ranges: ``(K,)``; see `response_range`.
+        assignment: ``(K, G)``.
+        sharpness: factor.
+    """
+    factors = sharpness / torch.where(ranges > 0, ranges, 1.0)
+    return group_means(maps.flatten(2) * factors[:, None], assignment)
+
+
+def around(maps: Tensor) -> Tensor:
+    """Mean of the 3x3 cells around each cell that lie on the map; ``(N, units, h, w)``."""
+    return torch.nn.functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)
+
+
+def local_contrast(maps: Tensor) -> Tensor:
+    """Mean over units of the squared difference from the mean of 3x3 cells, without gradient.
+
+    Args:
+        maps: ``(N, units, h, w)``.
+
+    Returns:
+        ``(N, h, w)``.
+    """
+    maps = maps.detach()
+    return (maps - around(maps)).square().mean(1)
+
+
+def cell_masses(attention: Tensor, contrast: Tensor, member: Tensor) -> Tensor:
+    """What each cell counts for when groups share an object: sums are 1, or 0 without object.
+
+    The root of the attention, so that parts that are hard to tell from the background count too,
+    times the contrast, so that even surfaces do not count for as much as they are large.
+
+    Args:
+        attention: of the image's category, ``(N, h * w)``.
+        contrast: ``(N, h * w)``.
+        member: whether the image shows an object, 0 or 1, ``(N,)``.
+    """
+    masses = attention.sqrt() * contrast * member[:, None]
+    return masses / masses.sum(1, keepdim=True).clamp(min=_TINY)
+
+
+@torch.no_grad()
+def territories(scores: Tensor, masses: Tensor, own: Tensor) -> Tensor:
+    """Shares of the groups in each cell, such that all groups own equally much of each object.
+
+    ``softmax(2 * scores)`` over the groups, alternately scaled (Sinkhorn & Knopp, 1967) so that the
+    groups of an image own equal masses and that each cell is given away whole; as Caron et al.
+    balance clusters over a batch (SwAV, NeurIPS 2020, arXiv 2006.09882), here within each image.
+
+    Args:
+        scores: from `group_scores`, ``(N, G, h * w)``.
+        masses: from `cell_masses`, ``(N, h * w)``.
+        own: which groups share the image's object, 0 or 1, ``(N, G)``.
+
+    Returns:
+        ``(N, G, h * w)``; sums over groups are 1 where a cell has mass, else 0.
+    """
+    masses = masses[:, None]
+    shares = (
+        (2 * scores).masked_fill(own[..., None] == 0, _LOW).softmax(1) * own[..., None] * masses
+    )
+    for _ in range(_BALANCING_STEPS):
+        shares = shares / shares.sum(2, keepdim=True).clamp(min=_TINY)
+        shares = shares / shares.sum(1, keepdim=True).clamp(min=_TINY) * masses
+    return shares / shares.sum(1, keepdim=True).clamp(min=_TINY)
+
+
+def outside_territory(weights: Tensor, shares: Tensor, own: Tensor, across: bool = False) -> Tensor:
+    """Share of the responses of groups in cells that are not theirs.
+
+    Args:
+        weights: of groups, from `group_means`, ``(N, G, h * w)``.
+        shares: from `territories`, ``(N, G, h * w)``.
+        own: ``(N, G)``.
         across: see the module.
     """
-    surprise = -logits.log_softmax(2).diagonal(dim1=1, dim2=2)
-    return weighted_mean(surprise, member, across)
+    return weighted_mean(1 - (weights * shares).sum(2), own, across)
+
+
+def seen_from(maps: Tensor, places: Tensor, cells: Tensor, size: tuple[int, int]) -> Tensor:
+    """Values of maps at the places of the cells of another view, bilinear; 0 beyond the border.
+
+    Args:
+        maps: of one view, ``(M, D, h * w)``.
+        places: of the cells of the other view in this one, ``(M, h * w, 2)``.
+        cells: from `cell_positions`, ``(h * w, 2)``.
+        size: ``(h, w)``.
+
+    Returns:
+        ``(M, D, h * w)``.
+    """
+    first, last = cells[0], cells[-1]
+    counts = places.new_tensor([size[1] - 1, size[0] - 1]).clamp(min=1)
+    steps = torch.where(last > first, (last - first) / counts, 1.0)
+    # Cell i of n lies at (2 i + 1) / n - 1.
+    grid = (2 * (places - first) / steps + 1) / (counts + 1) - 1
+    found = torch.nn.functional.grid_sample(
+        maps.view(*maps.shape[:2], *size), grid.view(-1, *size, 2), align_corners=False
+    )
+    return found.flatten(2)
+
+
+def competition(
+    scores: Tensor, own: Tensor, targets: Tensor, weights: Tensor, across: bool = False
+) -> Tensor:
+    """Cross-entropy of the groups' claims on each cell with whom it belongs to in another view.
+
+    Args:
+        scores: from `group_scores`, ``(M, G, h * w)``.
+        own: which groups share the image's object, ``(M, G)``.
+        targets: shares of the groups in each cell, ``(M, G, h * w)``; without gradient.
+        weights: of the cells, ``(M, h * w)``.
+        across: see the module.
+    """
+    claims = scores.masked_fill(own[..., None] == 0, _LOW).log_softmax(1)
+    return weighted_mean(-(targets * claims).sum(1), weights, across)

@@ -1,4 +1,4 @@
-"""What equivariant parts learn beside the network: where objects are, and what groups look like."""
+"""What equivariant parts learn beside the network: where objects are."""
 
 from typing import final
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_train.collectives import sum_over_processes
+from interp_train.learning.filter_objectives.equivariant_parts import functional
 
 _EPS = 1e-5
 
@@ -14,6 +15,7 @@ _EPS = 1e-5
 class ObjectAttention(nn.Module):
     """A logistic regression per category on each cell of a map, learned beside the network.
 
+    It sees the mean of the 3x3 cells around: parts that stick out are told by what they belong to.
     Nothing flows back into the map. Units are standardised by running statistics.
 
     Args:
@@ -36,15 +38,16 @@ class ObjectAttention(nn.Module):
         self.register_buffer("square", torch.ones(num_units))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, maps: Tensor, size: tuple[int, int], follow: bool = True) -> Tensor:
         """Logits of each cell ``(N, C, h * w)`` of maps ``(N, units, ., .)``.
 
         Args:
             maps: what tells the object.
             size: ``(h, w)`` of the cells; maps of another size are interpolated.
+            follow: whether the running statistics move, in training mode; once per step.
         """
-        maps = maps.detach().to(self.mean.dtype)
-        if self.training:
+        maps = functional.around(maps.detach().to(self.mean.dtype))
+        if self.training and follow:
             self._follow(maps)
         deviation = (self.square - self.mean.square()).clamp(min=0) + _EPS
         standard = (maps - self.mean[:, None, None]) * deviation.rsqrt()[:, None, None]
@@ -64,47 +67,3 @@ class ObjectAttention(nn.Module):
             mixed = running.lerp(latest, 1 - self.momentum)
             running.copy_(torch.where(self.started, mixed, latest))
         self.started.fill_(True)
-
-
-@final
-class GroupAppearance(nn.Module):
-    """Tells the groups of filters of a category by what lies where they respond.
-
-    A prototype per group; the score of a group is the cosine with its prototype, over the
-    temperature. The map is held constant, so that groups can only be told apart by moving to
-    places that look different, and alike in all images.
-
-    Args:
-        num_units: of the map.
-        num_groups: G.
-        num_categories: C; group g belongs to category g mod C.
-        temperature: of the cosines.
-    """
-
-    rivals: Tensor
-
-    def __init__(
-        self, num_units: int, num_groups: int, num_categories: int, temperature: float = 0.1
-    ) -> None:
-        super().__init__()
-        self.temperature = temperature
-        generator = torch.Generator().manual_seed(0)  # the global random state is not read
-        self.prototypes = nn.Parameter(torch.randn(num_groups, num_units, generator=generator))
-        category = torch.arange(num_groups) % num_categories
-        self.register_buffer("rivals", category[:, None] == category, persistent=False)
-
-    def forward(self, maps: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scores of the groups of its category for each group, -inf for others, ``(N, G, G)``.
-
-        Args:
-            maps: what groups are told by, ``(N, units, ., .)``.
-            weights: where each group responds, ``(N, G, h * w)``, sums are 1.
-            size: ``(h, w)`` of the weights; maps of another size are interpolated.
-        """
-        maps = maps.detach().to(weights.dtype)
-        if maps.shape[2:] != size:
-            maps = nn.functional.interpolate(maps, size, mode="bilinear")
-        seen = nn.functional.normalize(weights @ maps.flatten(2).mT, dim=2)
-        prototypes = nn.functional.normalize(self.prototypes.to(weights.dtype), dim=1)
-        scores = seen @ prototypes.T / self.temperature
-        return scores.masked_fill(~self.rivals, -torch.inf)

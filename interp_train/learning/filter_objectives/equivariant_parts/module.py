@@ -19,11 +19,12 @@ from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.checks import check_range
 from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.equivariant_parts import functional
-from interp_train.learning.filter_objectives.equivariant_parts.layers import (
-    GroupAppearance,
-    ObjectAttention,
-)
+from interp_train.learning.filter_objectives.equivariant_parts.layers import ObjectAttention
 from interp_train.structures import LayerGeometry, ViewBatch
+
+_NEED_OBJECT = ("object", "competition", "territory")  # terms that ask where the object is
+_COMPETITION_SHARPNESS = 10.0  # of claims on cells, in units of a filter's range
+_TINY = 1e-12
 
 
 class _Places(NamedTuple):
@@ -35,6 +36,29 @@ class _Places(NamedTuple):
     spreads: Tensor  # (N, K)
     weights: Tensor  # (N, K, h * w)
     cells: Tensor  # (h * w, 2)
+    maps: Tensor  # (N, K, h, w)
+    ranges: Tensor  # (K,)
+
+
+class _Pairs(NamedTuple):
+    """Pairs of views of a photo, each in both directions."""
+
+    sources: Tensor  # row of one view, (M,)
+    ends: Tensor  # and of the other
+    valid: Tensor  # whether they are a pair, bool (M,)
+    changes: Tensor  # from positions in `sources` to those in `ends`, (M, 2, 3)
+
+    def seen_from_ends(self, maps: Tensor, places: _Places) -> tuple[Tensor, Tensor]:
+        """Maps ``(N, D, h * w)`` of `ends` at the cells of `sources`, and whether those lie inside.
+
+        Returns:
+            ``(M, D, h * w)`` and bool ``(M, h * w)``.
+        """
+        cells = places.cells.expand(len(self.sources), -1, -1)
+        moved = functional.moved_positions(cells, self.changes)
+        size = (places.maps.shape[2], places.maps.shape[3])
+        inside = ((moved >= 0) & (moved <= 1)).all(2)
+        return functional.seen_from(maps[self.ends], moved, places.cells, size), inside
 
 
 @final
@@ -51,28 +75,31 @@ class EquivariantParts(nn.Module):
     * ``concentration``: a response is small around its position;
     * ``object``: responses lie on the object;
     * ``agreement``: the filters of a group stay together;
-    * ``appearance``: the groups of a category can be told apart by what lies where they respond,
-      and the same group looks alike in all images.
+    * ``competition``: the groups of a category divide the object among themselves, equally, and
+      a cell belongs to the same group in two views of a photo (`view_terms`);
+    * ``territory``: a group responds in cells that belong to it (`view_terms`).
 
-    Two things are learned beside the network, from the map that the layer reads, which gets no
-    gradient from them. Where the object is (the term ``attention``), from the image labels: cells
-    of what is also seen in images without the category are beside it. What each group looks like
-    (`GroupAppearance`); only where its filters respond changes with it. So groups spread over
-    places that can be recognised; groups that merely keep a distance are pushed to places that
-    nothing can follow (docs/part-tracking.md has what was measured).
+    Where the object is, is learned beside the network from the image labels (the term
+    ``attention``), from the map that the head takes, which gets no gradient from it: cells of what
+    is also seen in images without the category are beside the object. Who owns a cell follows from
+    the filters' own responses (`functional.territories`): so groups spread over places that
+    they can recognise in another view; groups that merely keep a distance are pushed to places that
+    nothing can follow, and groups that must only differ crowd (docs/part-tracking.md has what was
+    measured).
 
-    Batches without views (`ViewBatch`) have no term ``equivariance``; alone, the others let
-    filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
+    Batches without views (`ViewBatch`) have none of the terms of `view_terms`; alone, the others
+    let filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
 
     Args:
         taps: layers; of a ReLU the layer before it is read. A layer without a ReLU of its own
             (a residual block) is read as it is.
-        presence_weight: factor of the term, like the next five.
+        presence_weight: factor of the term, like the next six.
         equivariance_weight: see there.
         concentration_weight: see there.
         object_weight: see there.
         agreement_weight: see there.
-        appearance_weight: see there.
+        competition_weight: see there.
+        territory_weight: see there.
         sharpness: of the softmax.
         num_groups: G, at least one per category.
 
@@ -85,11 +112,12 @@ class EquivariantParts(nn.Module):
         taps: Sequence[str] = ("last",),
         *,
         presence_weight: float = 0.5,
-        equivariance_weight: float = 1.5,
+        equivariance_weight: float = 4.0,
         concentration_weight: float = 20.0,
-        object_weight: float = 2.0,
-        agreement_weight: float = 1.0,
-        appearance_weight: float = 0.5,
+        object_weight: float = 1.0,
+        agreement_weight: float = 5.0,
+        competition_weight: float = 5.0,
+        territory_weight: float = 4.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
     ) -> None:
@@ -101,7 +129,8 @@ class EquivariantParts(nn.Module):
             "concentration": concentration_weight,
             "object": object_weight,
             "agreement": agreement_weight,
-            "appearance": appearance_weight,
+            "competition": competition_weight,
+            "territory": territory_weight,
         }
         self.sharpness, self.num_groups = sharpness, num_groups
         self._check_options()
@@ -109,7 +138,7 @@ class EquivariantParts(nn.Module):
         self.num_categories = self._image_size = 0
         self._grids: dict[str, tuple[LayerGeometry, int]] = {}  # and the number of filters
         self.read_layers: list[str] = []
-        self.attention, self.appearance = nn.ModuleList(), nn.ModuleList()
+        self.attention = nn.ModuleList()
         self._latest: dict[str, dict[str, Tensor]] = {}
 
     def _check_options(self) -> None:
@@ -128,58 +157,48 @@ class EquivariantParts(nn.Module):
         self._grids = {
             layer: (network.geometry(layer), network.num_channels(layer)) for layer in self.layers
         }
-        if self.weights["object"] or self.weights["appearance"]:
+        if any(self.weights[name] for name in _NEED_OBJECT):
             self.read_layers = [read_by(network, layer) for layer in self.layers]
-        for layer, read in zip(self.layers, self.read_layers, strict=False):
+        for read in self.read_layers:
             units = network.num_channels(read)
-            if self.weights["object"]:
-                self.attention.append(ObjectAttention(units, num_categories))
-            if self.weights["appearance"]:
-                num_groups = self._number_of_groups(network.num_channels(layer))
-                self.appearance.append(GroupAppearance(units, num_groups, num_categories))
+            self.attention.append(ObjectAttention(units, num_categories))
         self.taps = tuple(dict.fromkeys([*self.layers, *self.read_layers]))
 
     def loss_terms(
         self, activations: Mapping[str, Tensor], labels: Tensor, logits: Tensor, epoch: int
     ) -> dict[str, Tensor]:
-        """``<layer>/<term>`` for all terms but the equivariance; see `FilterObjective`."""
+        """``<layer>/<term>`` for the terms that need no views; see `FilterObjective`."""
         self._latest.clear()
         terms = {}
         for number, layer in enumerate(self.layers):
             with torch.autocast(labels.device.type, enabled=False):
                 places = self._places(layer, activations[layer], labels)
                 found = self._terms(layer, places)
-                size = activations[layer].shape[2:]
-                read = activations[self.read_layers[number]] if self.read_layers else None
                 if self.attention:
+                    read, size = activations[self.read_layers[number]], activations[layer].shape[2:]
                     logits = self.attention[number](read, size)
                     found |= self._object_terms(places, logits, labels)
-                if self.appearance:
-                    assignment = self._assignment(places.member)
-                    where = functional.group_means(places.weights, assignment)
-                    scores = self.appearance[number](read, where, size)
-                    found["appearance"] = self._appearance_term(places, scores)
             terms.update({f"{layer}/{name}": value for name, value in found.items()})
         return terms
 
     def view_terms(
         self, activations: Mapping[str, Tensor], batch: ViewBatch, epoch: int
     ) -> dict[str, Tensor]:
-        """``<layer>/equivariance``; see `ViewObjective`."""
-        if not self.weights["equivariance"]:
-            return {}
-        terms = {}
-        rows, partners, pair = functional.view_pairs(batch.sample_ids)
-        known = batch.view_transforms.isfinite().flatten(1).all(1)
-        pair = pair & known[rows] & known[partners]
-        transforms = torch.where(
-            known[:, None, None], batch.view_transforms, _identity(batch.view_transforms)
-        )
-        for layer in self.layers:
+        """``<layer>/<term>`` for those that compare views; see `ViewObjective`."""
+        terms: dict[str, Tensor] = {}
+        pairs = _pairs(batch, self._image_size)
+        for number, layer in enumerate(self.layers):
             with torch.autocast(batch.labels.device.type, enabled=False):
                 places = self._places(layer, activations[layer], batch.labels)
-                error = self._equivariance(places, transforms, (rows, partners, pair))
-            terms[f"{layer}/equivariance"] = self.weights["equivariance"] * error
+                found = {}
+                if self.weights["equivariance"]:
+                    found["equivariance"] = self._equivariance(places, pairs)
+                if self.weights["competition"] or self.weights["territory"]:
+                    read = activations[self.read_layers[number]]
+                    size = (places.maps.shape[2], places.maps.shape[3])
+                    logits = self.attention[number](read, size, follow=False)
+                    found |= self._division(places, pairs, batch.labels, (logits, read))
+            terms |= {f"{layer}/{name}": self.weights[name] * found[name] for name in found}
         return terms
 
     def measurements(self) -> dict[str, Tensor]:
@@ -222,7 +241,7 @@ class EquivariantParts(nn.Module):
         ranges = functional.response_range(maps, member, self.training)
         weights = functional.cell_weights(maps, ranges, self.sharpness)
         found = functional.soft_positions(weights, cells)
-        return _Places(member, maps.amax((2, 3)), *found, weights, cells)
+        return _Places(member, maps.amax((2, 3)), *found, weights, cells, maps, ranges)
 
     def _terms(self, layer: str, places: _Places) -> dict[str, Tensor]:
         """All terms but the equivariance, weighted; those of weight 0 are left out."""
@@ -242,38 +261,78 @@ class EquivariantParts(nn.Module):
 
     def _object_terms(self, places: _Places, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The term ``object``, weighted, and the one that learns where the object is."""
-        present = membership_of(labels, self.num_categories, logits)
-        attention = functional.object_attention(logits).to(places.weights.dtype)
+        across, present = self.training, membership_of(labels, self.num_categories, logits)
         everywhere = present[..., None].expand_as(logits)
-        categories = self._groups_of_filters(places.member) % self.num_categories
-        beside = functional.off_object(
-            places.weights, attention, categories, places.member, self.training
-        )
-        return {
-            "attention": functional.presence(logits, everywhere, 1 - everywhere, self.training),
-            "object": self.weights["object"] * beside,
-        }
+        terms = {"attention": functional.presence(logits, everywhere, 1 - everywhere, across)}
+        if self.weights["object"]:
+            attention = functional.object_attention(logits).to(places.weights.dtype)
+            categories = self._groups_of_filters(places.member) % self.num_categories
+            terms["object"] = self.weights["object"] * functional.off_object(
+                places.weights, attention, categories, places.member, across
+            )
+        return terms
 
-    def _appearance_term(self, places: _Places, scores: Tensor) -> Tensor:
-        of_group = places.member[:, : scores.shape[1]]  # filter g is in group g
-        return self.weights["appearance"] * functional.appearance(scores, of_group, self.training)
-
-    def _equivariance(
-        self, places: _Places, transforms: Tensor, pairs: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor:
+    def _equivariance(self, places: _Places, pairs: _Pairs) -> Tensor:
         """`functional.equivariance` from each view of a pair to the other."""
-        rows, partners, pair = pairs
-        sources, ends = torch.cat([rows, partners]), torch.cat([partners, rows])
-        change = functional.relative_transforms(transforms, sources, ends, self._image_size)
         positions, member = places.positions, places.member
-        variance = functional.position_variance(positions, member, self.training)
         return functional.equivariance(
-            functional.moved_positions(positions[sources], change),
-            positions[ends],
-            variance,
-            pair.repeat(2)[:, None] * member[sources],
+            functional.moved_positions(positions[pairs.sources], pairs.changes),
+            positions[pairs.ends],
+            functional.position_variance(positions, member, self.training),
+            pairs.valid[:, None] * member[pairs.sources],
             self.training,
         )
+
+    def _division(
+        self, places: _Places, pairs: _Pairs, labels: Tensor, seen: tuple[Tensor, Tensor]
+    ) -> dict[str, Tensor]:
+        """How groups divide objects among themselves; `seen` are logits of the object and map."""
+        assignment = self._assignment(places.member)
+        own = places.member[:, : assignment.shape[1]]  # filter g is in group g
+        attention, contrast = _seen_object(*seen, labels, places.maps)
+        masses = functional.cell_masses(attention, contrast, own.amax(1))
+        scores = functional.group_scores(
+            places.maps, places.ranges, assignment, _COMPETITION_SHARPNESS
+        )
+        shares = functional.territories(scores, masses, own)
+        terms = {}
+        if self.weights["territory"]:
+            where = functional.group_means(places.weights, assignment)
+            terms["territory"] = functional.outside_territory(where, shares, own, self.training)
+        if self.weights["competition"]:
+            known = torch.cat([shares, attention[:, None]], dim=1)
+            moved, inside = pairs.seen_from_ends(known, places)
+            targets = moved[:, :-1] / moved[:, :-1].sum(1, keepdim=True).clamp(min=_TINY)
+            counted = masses[pairs.sources] * moved[:, -1] * inside * pairs.valid[:, None]
+            terms["competition"] = functional.competition(
+                scores[pairs.sources], own[pairs.sources], targets, counted, self.training
+            )
+        return terms
+
+
+def _pairs(batch: ViewBatch, side: int) -> _Pairs:
+    """The pairs of views of a batch, both ways."""
+    rows, partners, pair = functional.view_pairs(batch.sample_ids)
+    known = batch.view_transforms.isfinite().flatten(1).all(1)
+    valid = (pair & known[rows] & known[partners]).repeat(2)
+    identity = torch.eye(3, dtype=batch.view_transforms.dtype, device=known.device)[:2]
+    transforms = torch.where(known[:, None, None], batch.view_transforms, identity)
+    sources, ends = torch.cat([rows, partners]), torch.cat([partners, rows])
+    changes = functional.relative_transforms(transforms, sources, ends, side)
+    return _Pairs(sources, ends, valid, changes)
+
+
+@torch.no_grad()
+def _seen_object(
+    logits: Tensor, read: Tensor, labels: Tensor, maps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Attention to the image's own category and contrast of each cell, both ``(N, h * w)``."""
+    attention = functional.object_attention(logits).to(maps.dtype)
+    own = labels.clamp(min=0)[:, None, None].expand(-1, 1, attention.shape[2])
+    contrast = functional.local_contrast(read.to(maps.dtype))[:, None]
+    if contrast.shape[2:] != maps.shape[2:]:
+        contrast = nn.functional.interpolate(contrast, maps.shape[2:], mode="bilinear")
+    return attention.gather(1, own)[:, 0], contrast.flatten(1)
 
 
 def before_relu(network: Backbone, layer: str) -> str:
@@ -294,7 +353,10 @@ def before_relu(network: Backbone, layer: str) -> str:
 
 
 def read_by(network: Backbone, layer: str) -> str:
-    """The map that a layer computes its responses from, or `layer` where that cannot be told.
+    """The map in which objects are looked for, or `layer` where there is none before it.
+
+    What a head takes, which its losses change least: standardised, or the backbone's last map. In
+    a backbone, the map that the layer reads.
 
     Args:
         network: holds the layer.
@@ -306,13 +368,14 @@ def read_by(network: Backbone, layer: str) -> str:
         return layer
     siblings = dict(holder.named_children())
     before = list(siblings)[: list(siblings).index(own) + 1]
+    if name == "head":
+        if "norm" in before:
+            return f"{name}.norm"
+        if network.chain[-1] != network.prefix:  # cached, the last step of a prefix does not run
+            return network.chain[-1]
     while before and isinstance(siblings[before[-1]], nn.Conv2d | nn.BatchNorm2d):
         before.pop()
-    if before:
-        return f"{name}.{before[-1]}"
-    # With cached activations, the last step of a frozen chain does not run.
-    open_chain = name == "head" and network.chain[-1] != network.prefix
-    return network.chain[-1] if open_chain else layer
+    return f"{name}.{before[-1]}" if before else layer
 
 
 @torch.no_grad()
@@ -324,8 +387,3 @@ def _watched(places: _Places) -> dict[str, Tensor]:
         "variance": functional.position_variance(positions, member).mean(),
         "detected": functional.weighted_mean((places.peaks > 0).to(member.dtype), member),
     }
-
-
-def _identity(like: Tensor) -> Tensor:
-    """The transform that leaves everything in its place, ``(2, 3)``."""
-    return torch.eye(3, dtype=like.dtype, device=like.device)[:2]

@@ -193,31 +193,126 @@ def test_responses_beside_the_object_agree_with_loops(maps, member):
     assert everywhere.item() == pytest.approx(0, abs=1e-12)
 
 
-def test_appearance_agrees_with_loops():
-    """Groups 0 and 2 are of one category, group 1 is alone in its own."""
-    logits = torch.randn(N, G, G).double()
-    for g in range(G):
-        for h in range(G):
-            if g % 2 != h % 2:
-                logits[:, g, h] = -math.inf
-    member = torch.tensor([[1, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 1]]).double()
-    total = 0.0
-    for n in range(N):
+def test_scores_of_groups_agree_with_loops(maps):
+    ranges = torch.tensor([2.0, 0.0, 4.0, 1.0]).double()[:K]
+    assignment = torch.nn.functional.one_hot(torch.arange(K) % G, G).double()
+    found = functional.group_scores(maps, ranges, assignment, 3.0)
+    for n in range(len(maps)):
         for g in range(G):
-            scores = [math.exp(logits[n, g, h]) for h in range(G) if h % 2 == g % 2]
-            total -= member[n, g].item() * math.log(math.exp(logits[n, g, g]) / sum(scores))
-    found = functional.appearance(logits, member)
-    assert found.item() == pytest.approx(total / member.sum().item())
-    alone = torch.tensor([[0.0, 1.0, 0.0]]).double().expand(N, G)
-    assert functional.appearance(logits, alone).item() == 0  # there is nothing to tell it from
+            own = [maps[n, k].flatten() / (ranges[k] or 1) for k in range(K) if k % G == g]
+            torch.testing.assert_close(found[n, g], 3 * sum(own) / max(len(own), 1))
 
 
-def test_appearance_by_hand():
-    """Sure: 0. Groups that look alike: the logarithm of their number."""
-    ones = torch.ones(2, 4).double()
-    alike, sure = torch.zeros(2, 4, 4).double(), 100 * torch.eye(4).double().expand(2, 4, 4)
-    assert functional.appearance(alike, ones).item() == pytest.approx(math.log(4))
-    assert functional.appearance(sure, ones).item() == pytest.approx(0, abs=1e-9)
+def test_contrast_agrees_with_loops():
+    maps = torch.randn(2, 3, 4, 5).double()
+    found = functional.local_contrast(maps)
+    for n in range(2):
+        for i in range(4):
+            for j in range(5):
+                near = maps[n, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean((1, 2))
+                expected = (maps[n, :, i, j] - near).square().mean()
+                torch.testing.assert_close(found[n, i, j], expected)
+
+
+def test_masses_by_hand():
+    attention = torch.tensor([[0.0, 1.0, 0.25], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    contrast = torch.tensor([[9.0, 1.0, 2.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    found = functional.cell_masses(attention, contrast, torch.tensor([1.0, 0.0, 1.0]))
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 0.5], [0.0] * 3, [0.0] * 3]))
+
+
+def slow_territories(scores, masses, own):
+    """One image, by loops: columns and rows are scaled in turn."""
+    count, cells = scores.shape
+    shares = [[0.0] * cells for _ in range(count)]
+    for c in range(cells):
+        whole = sum(math.exp(2 * scores[g, c]) for g in range(count) if own[g])
+        for g in range(count):
+            if own[g]:
+                shares[g][c] = math.exp(2 * scores[g, c]) / whole * float(masses[c])
+    for _ in range(3):
+        for g in range(count):
+            total = sum(shares[g])
+            shares[g] = [share / total if total else 0.0 for share in shares[g]]
+        for c in range(cells):
+            total = sum(shares[g][c] for g in range(count))
+            for g in range(count):
+                shares[g][c] = shares[g][c] / total * float(masses[c]) if total else 0.0
+    for c in range(cells):
+        total = sum(shares[g][c] for g in range(count))
+        for g in range(count):
+            shares[g][c] = shares[g][c] / total if total else 0.0
+    return torch.tensor(shares)
+
+
+def test_territories_agree_with_loops():
+    scores, masses = torch.randn(4, 5, 12).double(), torch.rand(4, 12).double()
+    masses[0, 3:5] = 0  # beside the object
+    masses = masses / masses.sum(1, keepdim=True)
+    masses[3] = 0  # no object
+    own = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+    found = functional.territories(scores, masses, own.double())
+    for n in range(4):
+        expected = slow_territories(scores[n], masses[n], own[n])
+        torch.testing.assert_close(found[n], expected.to(found), rtol=1e-6, atol=1e-9)
+    assert torch.equal(found[3], torch.zeros(5, 12).double())
+    torch.testing.assert_close(found[:3].sum(1), (masses[:3] > 0).double())
+
+
+def test_groups_own_equally_much_even_if_one_claims_everything():
+    scores = torch.randn(3, 4, 36, generator=torch.Generator().manual_seed(0)).double()
+    scores[:, 0] += 1.0
+    masses = torch.full((3, 36), 1 / 36).double()
+    shares = functional.territories(scores, masses, torch.ones(3, 4).double())
+    owned = (shares * masses[:, None]).sum(2)
+    assert (owned - 0.25).abs().max() < 0.03  # after three steps
+    unbalanced = ((2 * scores).softmax(1) * masses[:, None]).sum(2)
+    assert unbalanced[:, 0].min() > 0.35
+
+
+def test_outside_territory_by_hand():
+    weights = torch.tensor([[[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]])
+    shares = torch.tensor([[[1.0, 0.0], [0.0, 0.5], [0.0, 0.5]]])
+    own = torch.tensor([[1.0, 1.0, 1.0]])
+    found = functional.outside_territory(weights, shares, own)
+    assert found.item() == pytest.approx((0 + 0.75 + 0.5) / 3)
+    first = functional.outside_territory(weights, shares, torch.tensor([[1.0, 0.0, 0.0]]))
+    assert first.item() == 0
+
+
+def test_maps_are_read_in_between_cells():
+    """Cells at .1, .3, ... of the side; a value halfway is the mean, beyond the border nothing."""
+    rows, columns = torch.arange(4).double(), torch.arange(5).double()
+    cells = torch.cartesian_prod(rows, columns).flip(1) * 0.2 + 0.1
+    maps = torch.randn(2, 3, 20).double()
+    still = functional.seen_from(maps, cells.expand(2, -1, -1), cells, (4, 5))
+    torch.testing.assert_close(still, maps)
+    between = functional.seen_from(maps, cells.expand(2, -1, -1) + 0.05, cells, (4, 5))
+    for i in range(3):
+        for j in range(4):
+            around = maps.view(2, 3, 4, 5)[:, :, i : i + 2, j : j + 2]
+            expected = 0.75 * around[..., 0] + 0.25 * around[..., 1]
+            expected = 0.75 * expected[..., 0] + 0.25 * expected[..., 1]
+            torch.testing.assert_close(between.view(2, 3, 4, 5)[..., i, j], expected)
+    far = functional.seen_from(maps, cells.expand(2, -1, -1) + 2.0, cells, (4, 5))
+    assert torch.equal(far, torch.zeros_like(far))
+
+
+def test_competition_agrees_with_loops():
+    scores, targets = torch.randn(2, 3, 7).double(), torch.rand(2, 3, 7).double()
+    own, weights = torch.tensor([[1, 0, 1], [1, 1, 1]]).double(), torch.rand(2, 7).double()
+    targets = targets * own[..., None]
+    targets = targets / targets.sum(1, keepdim=True)
+    total = 0.0
+    for n in range(2):
+        for c in range(7):
+            whole = sum(math.exp(scores[n, g, c]) for g in range(3) if own[n, g])
+            for g in range(3):
+                if own[n, g]:
+                    claim = math.log(math.exp(scores[n, g, c]) / whole)
+                    total -= (weights[n, c] * targets[n, g, c] * claim).item()
+    found = functional.competition(scores, own, targets, weights)
+    assert found.item() == pytest.approx(total / weights.sum().item())
 
 
 def test_attention_by_hand_and_without_gradient():
@@ -235,8 +330,10 @@ def everything(maps, cells, member):
     assignment = torch.nn.functional.one_hot(torch.arange(K) % G).double()
     groups = functional.group_means(positions, assignment)
     variance = functional.position_variance(positions, member)
-    where = torch.einsum("nkc,kg->ngc", weights, assignment)
-    scores = where @ torch.linspace(-1, 1, len(cells) * G).view(len(cells), G).double()
+    where, own = functional.group_means(weights, assignment), member[:, :G]
+    scores = functional.group_scores(maps, torch.ones(K).double(), assignment, 1.0)
+    shares = torch.linspace(0, 1, len(cells) * G * N).view(N, G, -1).double().softmax(1)
+    counted = attention[:, 0] * member[:, :1]
     return torch.stack(
         [
             functional.presence(maps.amax((2, 3)), member, 1 - member),
@@ -244,7 +341,8 @@ def everything(maps, cells, member):
             functional.equivariance(positions.flip(0), positions, variance, member),
             functional.agreement(positions, groups, assignment, member),
             functional.off_object(weights, attention, torch.zeros(K).long(), member),
-            functional.appearance(scores, member[:, :G]),
+            functional.outside_territory(where, shares, own),
+            functional.competition(scores, own, shares, counted),
         ]
     )
 
@@ -255,4 +353,4 @@ def test_all_terms_pass_gradcheck(maps, cells, member):
 
 
 def test_without_images_every_term_is_zero(maps, cells, member):
-    assert torch.equal(everything(maps, cells, 0 * member)[1:], torch.zeros(5).double())
+    assert torch.equal(everything(maps, cells, 0 * member)[1:], torch.zeros(6).double())

@@ -19,7 +19,10 @@ from interp_train.structures import BACKGROUND, ViewBatch
 
 FILTERS, SIDE, CATEGORIES = 8, 12, 2
 LAYER = "head.convolution_2"
-WEIGHTS = ("presence", "equivariance", "concentration", "object", "agreement", "appearance")
+WEIGHTS = (
+    "presence", "equivariance", "concentration", "object", "agreement", "competition", "territory"
+)  # fmt: skip
+NEED_OBJECT = ("object", "competition", "territory")
 
 
 def small_network(num_outputs=CATEGORIES):
@@ -74,10 +77,10 @@ def test_it_is_an_objective_that_sees_views():
 
 def test_it_reads_what_the_relu_takes():
     network, objective = attached()
-    assert objective.taps == (LAYER, "head.relu_1")  # and what tells the object
+    assert objective.taps == (LAYER, "relu")  # and what tells the object
     other = EquivariantParts(taps=["head.pool"])
     other.attach(small_network(), CATEGORIES)
-    assert other.taps == ("head.pool",)
+    assert other.taps == ("head.pool", "relu")
     first = EquivariantParts(taps=["relu"])  # on its own, not in a sequence
     first.attach(small_network(), CATEGORIES)
     assert first.taps == ("relu",)
@@ -93,6 +96,14 @@ def test_filters_are_spread_over_groups_and_categories():
 def slow_attention(objective, maps, places):
     """Logits of the latest batch, from its own mean and variance, cell by cell."""
     score = objective.attention[0].score
+    maps = torch.stack(
+        [
+            maps[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean((2, 3))
+            for i in range(SIDE)
+            for j in range(SIDE)
+        ],
+        dim=2,
+    ).view(maps.shape)
     mean, deviation = maps.mean((0, 2, 3)), maps.var((0, 2, 3), correction=0)
     logits = torch.zeros(len(maps), CATEGORIES, SIDE, SIDE)
     for n, i, j in places:
@@ -121,25 +132,76 @@ def slow_object_terms(objective, before, labels, weights):
     }
 
 
-def slow_appearance(objective, before, labels, weights):
-    """Cross-entropy of telling the two groups of a category apart by what their filters see."""
-    prototypes = objective.appearance[0].prototypes.detach()
-    surprise = []
-    for n, label in enumerate(labels.tolist()):
+def slow_division(objective, maps, ranges, before, batch):
+    """Who owns each cell of each image, its mass, the claims, and the attention there."""
+    places = [(n, i, j) for n in range(len(maps)) for i in range(SIDE) for j in range(SIDE)]
+    attention = (2 * slow_attention(objective, before, places).sigmoid() - 1).relu()
+    contrast = functional.local_contrast(before)
+    found = []
+    for n, label in enumerate(batch.labels.tolist()):
+        if label < 0:
+            found.append(None)
+            continue
+        masses = (attention[n, label].sqrt() * contrast[n]).flatten()
+        masses = masses / masses.sum()
+        scaled = 10 * maps[n] / ranges[:, None, None]
+        claims = torch.stack([(scaled[g] + scaled[g + 4]).flatten() / 2 for g in range(4)])
+        own = torch.tensor([float(g % CATEGORIES == label) for g in range(4)])
+        shares = functional.territories(claims[None], masses[None], own[None])[0]
+        found.append((shares, masses, claims, attention[n, label]))
+    return found
+
+
+def bilinear(image, x, y):
+    """Value between the cells of `image` (SIDE x SIDE) at column x, row y; 0 beyond."""
+    total = 0.0
+    for i in (int(np.floor(y)), int(np.floor(y)) + 1):
+        for j in (int(np.floor(x)), int(np.floor(x)) + 1):
+            if 0 <= i < SIDE and 0 <= j < SIDE:
+                total += (1 - abs(y - i)) * (1 - abs(x - j)) * float(image[i, j])
+    return total
+
+
+def slow_competition(division, batch):
+    """Cross-entropy of claims with the shares at the same place of the other view."""
+    change = batch.view_transforms.double()
+    total = weight = 0.0
+    for first in range(0, len(batch.labels), 2):
+        if division[first] is None:
+            continue
+        own = [g for g in range(4) if g % CATEGORIES == batch.labels[first]]
+        for start, end in ((first, first + 1), (first + 1, first)):
+            _, masses, claims, _ = division[start]
+            shares, _, _, attention = division[end]
+            for c in range(SIDE * SIDE):
+                pixel = torch.tensor([c % SIDE, c // SIDE]).double()
+                photo = torch.linalg.solve(change[start, :, :2], pixel - change[start, :, 2])
+                x, y = (change[end, :, :2] @ photo + change[end, :, 2]).tolist()
+                if not (-0.5 <= x <= SIDE - 0.5 and -0.5 <= y <= SIDE - 0.5):
+                    continue
+                targets = {g: bilinear(shares[g].view(SIDE, SIDE), x, y) for g in own}
+                counted = float(masses[c]) * bilinear(attention, x, y)
+                whole = claims[own, c].exp().sum()
+                for g in own:
+                    share = targets[g] / max(sum(targets.values()), 1e-12)
+                    total -= counted * share * float((claims[g, c].exp() / whole).log())
+                weight += counted
+    return total / weight
+
+
+def slow_territory(division, batch, weights):
+    """Share of the responses of groups in cells of others."""
+    outside = []
+    for n, label in enumerate(batch.labels.tolist()):
         for g in (label, label + 2) if label >= 0 else ():
-            where = (weights[n, g] + weights[n, g + 4]).view(SIDE, SIDE) / 2
-            seen = (where * before[n]).sum((1, 2))
-            scores = {
-                h: (seen @ prototypes[h] / seen.norm() / prototypes[h].norm() / 0.1).exp()
-                for h in (label, label + 2)
-            }
-            surprise.append(-(scores[g] / sum(scores.values())).log())
-    return sum(surprise) / len(surprise)
+            where = (weights[n, g] + weights[n, g + 4]) / 2
+            outside.append(1 - float((where * division[n][0][g]).sum()))
+    return sum(outside) / len(outside)
 
 
 def slow_terms(network, objective, batch):
     """All terms from their definitions, with loops over images, filters and groups."""
-    with torch.no_grad(), ActivationTap(network, [LAYER, "head.relu_1"]) as tap:
+    with torch.no_grad(), ActivationTap(network, [LAYER, "relu"]) as tap:
         network(batch.images)
     maps = tap.activations[LAYER]
     cells = functional.cell_positions((SIDE, SIDE), network.geometry(LAYER), SIDE, maps)
@@ -156,9 +218,11 @@ def slow_terms(network, objective, batch):
         "concentration": sum(spread[n, k] for n, k in own) / len(own),
         "agreement": sum((u[n, k] - groups[n, k % 4]).square().sum() for n, k in own) / len(own),
     }
-    before = tap.activations["head.relu_1"]
+    before = tap.activations["relu"]
     found |= slow_object_terms(objective, before, batch.labels, weights)
-    found["appearance"] = slow_appearance(objective, before, batch.labels, weights)
+    division = slow_division(objective, maps, ranges, before, batch)
+    found["competition"] = slow_competition(division, batch)
+    found["territory"] = slow_territory(division, batch, weights)
     errors = []
     for first in range(0, len(batch.labels), 2):
         for start, end in ((first, first + 1), (first + 1, first)):
@@ -193,22 +257,25 @@ def test_terms_agree_with_loops():
 def test_a_term_of_weight_zero_is_left_out(name):
     network, objective = attached(**{f"{name}_weight": 0.0})
     found = {key.rsplit("/")[-1] for key in terms_of(network, objective, view_batch())}
-    without = {name, "attention"} if name == "object" else {name}
-    assert found == {*WEIGHTS, "attention"} - without
+    assert found == {*WEIGHTS, "attention"} - {name}
 
 
 def test_without_the_terms_that_need_it_nothing_is_learned_beside_the_network():
-    network, objective = attached(appearance_weight=0.0, object_weight=0.0)
+    network, objective = attached(**{f"{name}_weight": 0.0 for name in NEED_OBJECT})
     assert objective.taps == (LAYER,)
     assert not list(objective.parameters())
     found = {key.rsplit("/")[-1] for key in terms_of(network, objective, view_batch())}
-    assert found == set(WEIGHTS) - {"appearance", "object"}
+    assert found == set(WEIGHTS) - set(NEED_OBJECT)
 
 
-def test_it_finds_the_map_that_the_filters_read():
+def test_it_finds_the_map_that_tells_the_object():
     network = small_network()
-    assert read_by(network, "head.convolution_2") == "head.relu_1"
-    assert read_by(network, "head.convolution_1") == "relu"  # the chain's last step
+    assert read_by(network, "head.convolution_2") == "relu"  # the chain's last step
+    assert read_by(network, "head.convolution_1") == "relu"
+    steps = {"convolution": nn.Conv2d(3, 4, 3, padding=1), "relu": nn.ReLU()}
+    standardised = Backbone(steps, image_size=SIDE)
+    standardised.attach_head(ConvolutionalHead(4, 1, in_size=(SIDE, SIDE), input_norm=True))
+    assert read_by(standardised, "head.convolution_1") == "head.norm"
     frozen = Backbone(
         {"convolution": nn.Conv2d(3, 4, 3, padding=1), "relu": nn.ReLU()}, image_size=SIDE,
         freeze="relu",
@@ -225,6 +292,7 @@ def test_views_without_partner_or_transform_have_no_equivariance():
     for changed in (alone, unknown):
         found = terms_of(network, objective, changed)
         assert found[f"{LAYER}/equivariance"].item() == 0
+        assert found[f"{LAYER}/competition"].item() == 0
         sum(found.values()).backward()
         assert all(p.grad.isfinite().all() for p in network.head.convolution_2.parameters())
         network.zero_grad()
@@ -237,8 +305,8 @@ def test_views_without_partner_or_transform_have_no_equivariance():
 def test_filters_learn_to_follow_a_dot():
     """A dot at a random place; every view shows the whole photo, shifted: R2 rises towards 1."""
     torch.manual_seed(0)
-    off = ("appearance", "object")
-    network, objective = attached(num_categories=1, **{f"{name}_weight": 0.0 for name in off})
+    off = {f"{name}_weight": 0.0 for name in NEED_OBJECT}
+    network, objective = attached(num_categories=1, **off)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
     for step in range(40):
         batch, _ = dots(step)
@@ -290,7 +358,7 @@ def test_it_is_safe_under_autocast():
 
 
 def test_measurements_by_hand():
-    _, objective = attached(num_categories=1, appearance_weight=0.0, object_weight=0.0)
+    _, objective = attached(num_categories=1, **{f"{name}_weight": 0.0 for name in NEED_OBJECT})
     maps = torch.full((2, FILTERS, SIDE, SIDE), -50.0)
     maps[0, :, 2, 3] = 50.0  # 1/12 of the side per cell
     maps[1, :, 2, 9] = 50.0
@@ -339,8 +407,8 @@ def test_two_processes_learn_what_one_learns(two_processes, views):
 def test_what_it_refuses():
     with pytest.raises(ValueError, match="`taps` must name at least one layer"):
         EquivariantParts(taps=[])
-    with pytest.raises(ValueError, match="`appearance_weight` must be >= 0"):
-        EquivariantParts(appearance_weight=-1)
+    with pytest.raises(ValueError, match="`territory_weight` must be >= 0"):
+        EquivariantParts(territory_weight=-1)
     with pytest.raises(ValueError, match="`num_groups` must be >= 1"):
         EquivariantParts(num_groups=0)
     with pytest.raises(TypeError, match="`network` must be a Backbone"):
