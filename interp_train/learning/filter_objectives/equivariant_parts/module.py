@@ -112,7 +112,7 @@ class EquivariantParts(nn.Module):
         taps: Sequence[str] = ("last",),
         *,
         presence_weight: float = 0.5,
-        equivariance_weight: float = 4.0,
+        equivariance_weight: float = 6.0,
         concentration_weight: float = 20.0,
         object_weight: float = 1.0,
         agreement_weight: float = 5.0,
