@@ -1,0 +1,160 @@
+"""Filters over landmarks, without photos: the same objects under several networks.
+
+Objects are drawn as outlines through their landmarks, so that pictures of data whose photos must
+not be passed on can be shown.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp_train.evaluation.part_tracking import TRACKING_BOUND
+from interp_train.evaluation.peak_table import PeakTable
+from interp_train.figures import HAIRLINE, INK, MUTED, OKABE_ITO, new_figure
+
+BIRD_OUTLINE = ("beak", "forehead", "crown", "nape", "back", "tail", "belly", "breast", "throat")
+BIRD_REGIONS = {
+    "face": ("beak", "forehead", "left eye", "right eye"),
+    "crown and nape": ("crown", "nape"),
+    "throat": ("throat",),
+    "breast": ("breast",),
+    "belly and legs": ("belly", "left leg", "right leg"),
+    "back, wings and tail": ("back", "left wing", "right wing", "tail"),
+}
+_JITTER = 0.014  # of the side, so that filters in one cell are seen
+
+
+class _Record(NamedTuple):
+    table: PeakTable
+    part_names: list[str]
+    scores: NDArray[np.float64]  # R2, (K,)
+    parts: NDArray[np.int64]  # (K,)
+    side: float
+
+
+def filters_over_landmarks(
+    records: Mapping[str, Path],
+    *,
+    num_objects: int = 12,
+    outline: Sequence[str] = BIRD_OUTLINE,
+    regions: Mapping[str, Sequence[str]] = BIRD_REGIONS,
+) -> Figure:
+    """Where all filters fire in the same objects; a line per network.
+
+    Objects are spread evenly over those whose outline is visible. A filter has the colour of the
+    region of the part that it follows (R2 > .25), grey if it follows none.
+
+    Args:
+        records: ``measures/<layer>.npz`` of runs on the same images, by the name of the network.
+        num_objects: how many.
+        outline: landmarks around the object, in order.
+        regions: parts that share a colour.
+
+    Raises:
+        ValueError: for no record, one without part tracking, or too few objects with an outline.
+    """
+    if not records:
+        raise ValueError("`records` must name at least one record, but got none.")
+    read = {name: _read(path) for name, path in records.items()}
+    first = next(iter(read.values()))
+    places = [first.part_names.index(name) for name in outline]
+    shown = _spread(first.table, places, num_objects)
+    width = 0.8 * num_objects + 0.9
+    figure = new_figure(width, 0.9 * len(read) + 0.4)
+    foot = 0.3 / (0.9 * len(read) + 0.4)
+    left, height = 0.9 / width, (1 - foot) / len(read)
+    for line, (name, record) in enumerate(read.items()):
+        bottom = 1 - (line + 1) * height
+        figure.text(0.005, bottom + height / 2, name, va="center", fontsize=8, color=INK)
+        for column, sample in enumerate(shown.tolist()):
+            axes = figure.add_axes(
+                (left + column * (1 - left) / num_objects, bottom, (1 - left) / num_objects, height)
+            )
+            row = int((record.table.sample_ids == sample).nonzero()[0, 0])
+            _draw_object(axes, record, row, places, regions)
+    _legend(figure, regions)
+    return figure
+
+
+def _read(path: Path) -> _Record:
+    with np.load(path, allow_pickle=False) as record:
+        missing = {"positions", "part_tracking_scores"} - set(record.files)
+        if missing:
+            raise ValueError(
+                f"`records` must hold peaks and part tracking, but {str(path)!r} has no "
+                f"{sorted(missing)[0]!r}. Measure with part_tracking and save_records=true."
+            )
+        return _Record(
+            PeakTable(*(torch.from_numpy(record[name]) for name in PeakTable._fields)),
+            record["part_names"].tolist(),
+            record["part_tracking_scores"],
+            record["part_tracking_parts"],
+            float(record["image_size"][0]),
+        )
+
+
+def _spread(table: PeakTable, places: Sequence[int], count: int) -> Tensor:
+    """Ids of objects with a whole outline, evenly over the table."""
+    whole = table.part_locations[:, places].isfinite().flatten(1).all(1).nonzero()[:, 0]
+    if len(whole) < count:
+        raise ValueError(
+            f"`num_objects` must be at most the {len(whole)} objects whose outline is visible, but "
+            f"got {count}. Show fewer, or shorten `outline`."
+        )
+    chosen = torch.linspace(0, len(whole) - 1, count).round().long()
+    return table.sample_ids[whole[chosen]]
+
+
+def _draw_object(
+    axes: Axes,
+    record: _Record,
+    row: int,
+    places: Sequence[int],
+    regions: Mapping[str, Sequence[str]],
+) -> None:
+    side = record.side
+    axes.set(xlim=(-0.05 * side, 1.05 * side), ylim=(1.05 * side, -0.05 * side), aspect="equal")
+    axes.set_axis_off()
+    around = record.table.part_locations[row, places].numpy()
+    axes.fill(*_rounded(around).T, facecolor=HAIRLINE, edgecolor=MUTED, lw=0.6)
+    colours = [_colour(record, unit, regions) for unit in range(len(record.parts))]
+    jitter = np.random.default_rng(0).normal(0, _JITTER * side, (len(colours), 2))
+    silent = (record.table.values[row] <= 0).numpy()
+    points = np.where(silent[:, None], np.nan, record.table.positions[row].numpy() + jitter)
+    axes.scatter(points[:, 0], points[:, 1], s=5, c=colours, lw=0, alpha=0.9, zorder=3)
+
+
+def _colour(record: _Record, unit: int, regions: Mapping[str, Sequence[str]]) -> str:
+    if record.scores[unit] > TRACKING_BOUND:
+        name = record.part_names[record.parts[unit]]
+        for number, parts in enumerate(regions.values()):
+            if name in parts:
+                return OKABE_ITO[number % len(OKABE_ITO)]
+    return MUTED
+
+
+def _rounded(points: NDArray[np.float64], steps: int = 2) -> NDArray[np.float64]:
+    """A closed outline with its corners cut (Chaikin, 1974)."""
+    for _ in range(steps):
+        following = np.roll(points, -1, axis=0)
+        pairs = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], 1)
+        points = pairs.reshape(-1, 2)
+    return points
+
+
+def _legend(figure: Figure, regions: Mapping[str, Sequence[str]]) -> None:
+    axes = figure.axes[0]
+    for number, name in enumerate(regions):
+        axes.scatter([], [], s=14, color=OKABE_ITO[number % len(OKABE_ITO)], label=name)
+    axes.scatter([], [], s=14, color=MUTED, label="follows no part")
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="lower center", ncols=len(regions) + 1,
+        frameon=False, fontsize=7.5, labelcolor=INK, handletextpad=0.1, columnspacing=1.2,
+    )  # fmt: skip
