@@ -66,10 +66,10 @@ def filters_over_landmarks(
     first = next(iter(read.values()))
     places = [first.part_names.index(name) for name in outline]
     shown = _spread(first.table, places, num_objects)
-    width = 0.8 * num_objects + 0.9
+    width = 0.8 * num_objects + 1.1
     figure = new_figure(width, 0.9 * len(read) + 0.4)
     foot = 0.3 / (0.9 * len(read) + 0.4)
-    left, height = 0.9 / width, (1 - foot) / len(read)
+    left, height = 1.1 / width, (1 - foot) / len(read)
     for line, (name, record) in enumerate(read.items()):
         bottom = 1 - (line + 1) * height
         figure.text(0.005, bottom + height / 2, name, va="center", fontsize=8, color=INK)
