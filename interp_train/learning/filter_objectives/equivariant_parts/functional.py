@@ -359,11 +359,14 @@ def seen_from(maps: Tensor, places: Tensor, cells: Tensor, size: tuple[int, int]
     Returns:
         ``(M, D, h * w)``.
     """
-    first, last = cells[0], cells[-1]
-    counts = places.new_tensor([size[1] - 1, size[0] - 1]).clamp(min=1)
-    steps = torch.where(last > first, (last - first) / counts, 1.0)
-    # Cell i of n lies at (2 i + 1) / n - 1.
-    grid = (2 * (places - first) / steps + 1) / (counts + 1) - 1
+
+    def along(axis: int, count: int) -> Tensor:
+        """Where cell i of n lies at (2 i + 1) / n - 1."""
+        step = (cells[-1, axis] - cells[0, axis]) / max(count - 1, 1)
+        number = (places[..., axis] - cells[0, axis]) / torch.where(step > 0, step, 1.0)
+        return (2 * number + 1) / count - 1
+
+    grid = torch.stack([along(0, size[1]), along(1, size[0])], dim=2)
     found = torch.nn.functional.grid_sample(
         maps.view(*maps.shape[:2], *size), grid.view(-1, *size, 2), align_corners=False
     )
