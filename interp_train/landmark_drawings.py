@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp_train.callbacks.layer_records import read_table
+from interp_train.checks import check_name
 from interp_train.evaluation.part_tracking import TRACKING_BOUND
 from interp_train.evaluation.peak_table import PeakTable
 from interp_train.figures import HAIRLINE, INK, MUTED, OKABE_ITO, new_figure
@@ -64,6 +66,8 @@ def filters_over_landmarks(
         raise ValueError("`records` must name at least one record, but got none.")
     read = {name: _read(path) for name, path in records.items()}
     first = next(iter(read.values()))
+    for name in outline:
+        check_name("outline", name, first.part_names, "a landmark")
     places = [first.part_names.index(name) for name in outline]
     shown = _spread(first.table, places, num_objects)
     width = 0.8 * num_objects + 1.1
@@ -84,20 +88,17 @@ def filters_over_landmarks(
 
 
 def _read(path: Path) -> _Record:
+    table, frame = read_table(path)
     with np.load(path, allow_pickle=False) as record:
-        missing = {"positions", "part_tracking_scores"} - set(record.files)
-        if missing:
+        if "part_tracking_scores" not in record:
             raise ValueError(
-                f"`records` must hold peaks and part tracking, but {str(path)!r} has no "
-                f"{sorted(missing)[0]!r}. Measure with part_tracking and save_records=true."
+                f"`records` must hold part tracking, but {str(path)!r} has no "
+                f"'part_tracking_scores'. Measure with part_tracking and save_records=true."
             )
-        return _Record(
-            PeakTable(*(torch.from_numpy(record[name]) for name in PeakTable._fields)),
-            record["part_names"].tolist(),
-            record["part_tracking_scores"],
-            record["part_tracking_parts"],
-            float(record["image_size"][0]),
+        names, scores, parts = (
+            record[key] for key in ("part_names", "part_tracking_scores", "part_tracking_parts")
         )
+    return _Record(table, names.tolist(), scores, parts, float(frame.image_height))
 
 
 def _spread(table: PeakTable, places: Sequence[int], count: int) -> Tensor:

@@ -24,6 +24,8 @@ def record(folder, name, scores=(0.9, 0.1, 0.5), without=()):
         "values": np.ones((6, 3), dtype=np.float32),
         "part_names": np.array(OUTLINE),
         "image_size": np.array([64, 64]),
+        "grid": np.array([4, 4]),
+        "geometry": np.array([16.0, 8.0, 16.0]),
         "part_tracking_scores": np.array(scores),
         "part_tracking_parts": np.array([0, 1, 2]),
     }

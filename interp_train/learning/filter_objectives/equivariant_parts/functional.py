@@ -381,9 +381,11 @@ def competition(
     Args:
         scores: from `group_scores`, ``(M, G, h * w)``.
         own: which groups share the image's object, ``(M, G)``.
-        targets: shares of the groups in each cell, ``(M, G, h * w)``; without gradient.
+        targets: shares of the groups in each cell, up to a factor, ``(M, G, h * w)``; without
+            gradient.
         weights: of the cells, ``(M, h * w)``.
         across: see the module.
     """
+    targets = targets / targets.sum(1, keepdim=True).clamp(min=_TINY)
     claims = scores.masked_fill(own[..., None] == 0, _LOW).log_softmax(1)
     return weighted_mean(-(targets * claims).sum(1), weights, across)

@@ -24,7 +24,6 @@ from interp_train.structures import LayerGeometry, ViewBatch
 
 _NEED_OBJECT = ("object", "competition", "territory")  # terms that ask where the object is
 _COMPETITION_SHARPNESS = 10.0  # of claims on cells, in units of a filter's range
-_TINY = 1e-12
 
 
 class _Places(NamedTuple):
@@ -302,10 +301,9 @@ class EquivariantParts(nn.Module):
         if self.weights["competition"]:
             known = torch.cat([shares, attention[:, None]], dim=1)
             moved, inside = pairs.seen_from_ends(known, places)
-            targets = moved[:, :-1] / moved[:, :-1].sum(1, keepdim=True).clamp(min=_TINY)
             counted = masses[pairs.sources] * moved[:, -1] * inside * pairs.valid[:, None]
             terms["competition"] = functional.competition(
-                scores[pairs.sources], own[pairs.sources], targets, counted, self.training
+                scores[pairs.sources], own[pairs.sources], moved[:, :-1], counted, self.training
             )
         return terms
 
