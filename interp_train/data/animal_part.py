@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from interp_train.checks import check_range
+from interp_train.checks import check_choice, check_range
 from interp_train.data.annotation_files import box_of, records_of
 from interp_train.data.photo_data import (
     IMAGENET_MEAN,
@@ -23,6 +23,8 @@ from interp_train.data.photo_data import (
 from interp_train.data.photos import UNKNOWN_SIZE, Photo, large_enough
 from interp_train.data.views import Box, check_augmentation
 
+SPLITS = ("official", "tuning")
+_TUNING_FOLDS = 5  # every fifth animal that is not tested validates, where settings are chosen
 PART_NAMES = ("head", "front legs")
 _BOX = ("xmin", "ymin", "xmax", "ymax")
 _PART_PREFIXES = ("head_", "legs_")
@@ -50,6 +52,8 @@ class AnimalPartData(PhotoData):
         root: folder with annotations.csv; None: below ``$INTERP_TRAIN_DATA``.
         fold: which fold is validated, 0 .. `num_folds` - 1; None takes the file's own split.
         num_folds: number of folds, each with the same share of every category.
+        split: ``"official"``, or ``"tuning"`` to choose settings without a look at the validated
+            animals: they are left out, and every fifth of the others validates.
         categories: names to keep; None keeps all.
         image_size: see `PhotoData`.
         batch_size: see `PhotoData`.
@@ -79,6 +83,7 @@ class AnimalPartData(PhotoData):
         *,
         fold: int | None = None,
         num_folds: int = 5,
+        split: str = "official",
         categories: Sequence[str] | None = None,
         image_size: int = 224,
         batch_size: int = 32,
@@ -103,11 +108,12 @@ class AnimalPartData(PhotoData):
             augmentation=check_augmentation(flip, scale, aspect, shift, rotation), mean=mean,
             std=std, in_memory=in_memory, on_error=on_error, views_per_photo=views_per_photo,
         )  # fmt: skip
-        self.root, self.fold, self.num_folds = root, fold, num_folds
+        self.root, self.fold, self.num_folds, self.split = root, fold, num_folds, split
         self.categories = None if categories is None else tuple(categories)
         self._check_folds()
 
     def _check_folds(self) -> None:
+        check_choice("split", self.split, SPLITS)
         check_range("num_folds", self.num_folds, 2)
         if self.fold is not None:
             check_range("fold", self.fold, 0, self.num_folds - 1)
@@ -128,12 +134,9 @@ class AnimalPartData(PhotoData):
         kept = large_enough([animal.photo for animal in animals], self.min_area)
         large = {photo.sample_id for photo in kept}
         animals = [animal for animal in animals if animal.photo.sample_id in large]
-        splits: dict[str, list[Photo]] = {"train": [], "val": []}
-        for animal, tested in zip(animals, self._tested(animals), strict=True):
-            splits["val" if tested else "train"].append(animal.photo)
         return Collection(
             name="animal_part",
-            splits=splits,
+            splits=self._splits(animals),
             class_names=tuple(names),
             part_names=PART_NAMES,
             part_groups={name: (index,) for index, name in enumerate(PART_NAMES)},
@@ -141,17 +144,21 @@ class AnimalPartData(PhotoData):
             licence="ILSVRC photos: non-commercial research only; part annotations: MIT licence.",
         )
 
+    def _splits(self, animals: Sequence[_Animal]) -> dict[str, list[Photo]]:
+        tested = self._tested(animals)
+        if self.split == "tuning":
+            animals = [animal for animal, test in zip(animals, tested, strict=True) if not test]
+            tested = _every(_TUNING_FOLDS, 0, animals)
+        splits: dict[str, list[Photo]] = {"train": [], "val": []}
+        for animal, test in zip(animals, tested, strict=True):
+            splits["val" if test else "train"].append(animal.photo)
+        return splits
+
     def _tested(self, animals: Sequence[_Animal]) -> list[bool]:
-        """Which animals are validated; folds take every `num_folds`-th of each category."""
+        """Which animals are tested; folds take every `num_folds`-th of each category."""
         if self.fold is None:
             return [animal.test for animal in animals]
-        seen: dict[int, int] = {}
-        tested = []
-        for animal in animals:
-            rank = seen.get(animal.photo.label, 0)
-            seen[animal.photo.label] = rank + 1
-            tested.append(rank % self.num_folds == self.fold)
-        return tested
+        return _every(self.num_folds, self.fold, animals)
 
     def _check_categories(self, names: Sequence[str]) -> None:
         missing = [name for name in self.categories or () if name not in names]
@@ -160,6 +167,17 @@ class AnimalPartData(PhotoData):
                 f"`categories` must name categories of annotations.csv, but got "
                 f"{', '.join(missing)}. It has {', '.join(names) or 'none of them'}."
             )
+
+
+def _every(number: int, remainder: int, animals: Sequence[_Animal]) -> list[bool]:
+    """Which animals are every so-many-th of their category."""
+    seen: dict[int, int] = {}
+    chosen = []
+    for animal in animals:
+        rank = seen.get(animal.photo.label, 0)
+        seen[animal.photo.label] = rank + 1
+        chosen.append(rank % number == remainder)
+    return chosen
 
 
 def _animal(folder: Path, row: dict[str, str], where: str, label: int) -> _Animal:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from interp_train.checks import check_choice, check_range
 from interp_train.data.annotation_files import Mistakes, entry, number, rows_of, table_of
-from interp_train.data.backgrounds import background_box
+from interp_train.data.background_samples import BACKGROUND_ID_STEP, with_backgrounds
 from interp_train.data.photo_data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -22,9 +22,7 @@ from interp_train.data.photo_data import (
     data_folder,
 )
 from interp_train.data.photos import UNKNOWN_SIZE, Photo, checked_photos, large_enough
-from interp_train.data.random_sources import random_source
 from interp_train.data.views import Box, check_augmentation
-from interp_train.structures import BACKGROUND
 
 TASKS = ("bird_vs_background", "species")
 SPLITS = ("official", "tuning")
@@ -39,11 +37,6 @@ PART_GROUPS = {
 }
 INSTABILITY_PARTS = ("back", "forehead", "tail")  # parts 1, 6 and 14 of the published measure
 FLIP_PAIRS = (("left eye", "right eye"), ("left leg", "right leg"), ("left wing", "right wing"))
-
-# Sample ids of background crops: that of the photo, plus this for each crop of it.
-BACKGROUND_ID_STEP = 1_000_000
-_CROP_STREAM = 71  # keeps the crops' random numbers apart from those of the augmentation
-
 
 # File of one line per image -> number of its columns.
 _TABLES = {"bounding_boxes": 5, "image_class_labels": 2, "train_test_split": 2}
@@ -152,27 +145,7 @@ class CubData(PhotoData):
 
     def _samples(self, bird: Photo) -> list[Photo]:
         """A bird, and in the task against background its background crops."""
-        if self.task == "species":
-            return [bird]
-        assert bird.box is not None
-        samples = [bird]
-        nothing = np.full_like(bird.part_locations, np.nan)
-        for crop in range(self.backgrounds_per_photo):
-            source = random_source(_CROP_STREAM, crop, bird.sample_id)
-            region = background_box(bird.size, bird.box, source)
-            if region is not None:
-                samples.append(
-                    bird._replace(
-                        label=BACKGROUND,
-                        sample_id=bird.sample_id + (crop + 1) * BACKGROUND_ID_STEP,
-                        region=region,
-                        box=None,
-                        avoided=bird.box,
-                        part_locations=nothing,
-                        part_boxes=np.full((len(nothing), 4), np.nan),
-                    )
-                )
-        return samples
+        return with_backgrounds(bird, 0 if self.task == "species" else self.backgrounds_per_photo)
 
 
 def tuning_split(birds: Sequence[_Bird]) -> list[_Bird]:

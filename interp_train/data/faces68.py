@@ -6,15 +6,26 @@ field is not annotated. File names begin with ``tr<person>_``; a person is in on
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
-from interp_train.checks import check_range
-from interp_train.data.annotation_files import Mistakes, number, records_of
-from interp_train.data.photo_data import Collection, data_folder
-from interp_train.data.photos import UNKNOWN_SIZE, Photo
+from interp_train.checks import check_choice, check_range
+from interp_train.data.annotation_files import number, records_of
+from interp_train.data.background_samples import with_backgrounds
+from interp_train.data.photo_data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Collection,
+    PhotoData,
+    data_folder,
+)
+from interp_train.data.photos import UNKNOWN_SIZE, Photo, checked_photos, large_enough
+from interp_train.data.views import check_augmentation
+
+SPLITS = ("folds", "tuning")
 
 NUM_LANDMARKS = 68
 _RANGES = {
@@ -32,46 +43,121 @@ PART_NAMES = tuple(
     for group, members in PART_GROUPS.items()
     for count in range(len(members))
 )
+INSTABILITY_PARTS = (8, 30, 36, 45, 48, 54)  # chin, tip of the nose, corners of eyes and mouth
+
+# Landmarks that mirror each other, as (first, last) of a run and the partner of its first.
+_MIRRORED = (
+    (0, 7, 16), (17, 21, 26), (31, 32, 35), (36, 39, 45), (40, 41, 47), (48, 50, 54), (58, 59, 56),
+    (60, 61, 64), (67, 67, 65),
+)  # fmt: skip
+FLIP_PAIRS = tuple(
+    (first + step, partner - step)
+    for first, last, partner in _MIRRORED
+    for step in range(last - first + 1)
+)
 COLUMNS = ("file", *(f"{axis}{index}" for index in range(NUM_LANDMARKS) for axis in "xy"))
 
 
 @final
-class Faces68:
-    """Reads the landmarks; shows whole photos, whose object box is that of the landmarks.
+class Faces68Data(PhotoData):
+    """Faces cropped to the box of their landmarks, against background crops of the same photos.
 
     Args:
         root: folder with training_keypoints.csv and training/; None: below ``$INTERP_TRAIN_DATA``.
-        num_folds: every so-many-th person is of the split ``"val"``.
-        on_error: ``"raise"`` at mistakes in the file, or ``"skip"`` them.
+        split: ``"folds"``: every `num_folds`-th person is validated; or ``"tuning"`` to choose
+            settings without a look at those: they are left out, and as many others validate.
+        num_folds: see `split`; at least 3 for tuning.
+        backgrounds_per_photo: background crops of each photo, where its face leaves room; 0 for
+            probe sets.
+        image_size: see `PhotoData`.
+        batch_size: see `PhotoData`.
+        num_workers: see `PhotoData`.
+        seed: see `PhotoData`; the background crops do not depend on it.
+        min_area: see `PhotoData`.
+        margin: see `PhotoData`.
+        flip: see `ViewAugmentation`.
+        scale: see `ViewAugmentation`.
+        aspect: see `ViewAugmentation`.
+        shift: see `ViewAugmentation`.
+        rotation: see there.
+        mean: see `PhotoData`.
+        std: see `PhotoData`.
+        in_memory: see `PhotoData`.
+        on_error: see `PhotoData`.
+        views_per_photo: see `PhotoData`.
 
     Raises:
-        ValueError: for a number of folds below 2.
+        FileNotFoundError: for a missing folder or file.
+        ValueError: for a mistake in the file; names its line.
     """
 
     def __init__(
-        self, root: str | None = None, *, num_folds: int = 5, on_error: str = "raise"
+        self,
+        root: str | None = None,
+        *,
+        split: str = "folds",
+        num_folds: int = 5,
+        backgrounds_per_photo: int = 1,
+        image_size: int = 224,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        min_area: float = 0.0,
+        margin: float = 0.0,
+        flip: bool = True,
+        scale: Sequence[float] = (1.0, 1.0),
+        aspect: float = 0.0,
+        shift: float = 0.0,
+        rotation: float = 0.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        in_memory: bool = True,
+        on_error: str = "raise",
+        views_per_photo: int = 1,
     ) -> None:
-        check_range("num_folds", num_folds, 2)
-        self.root, self.num_folds = root, num_folds
-        self.mistakes = Mistakes(on_error)
+        super().__init__(
+            image_size=image_size, batch_size=batch_size, num_workers=num_workers, seed=seed,
+            min_area=min_area, margin=margin,
+            augmentation=check_augmentation(flip, scale, aspect, shift, rotation), mean=mean,
+            std=std, in_memory=in_memory, on_error=on_error, views_per_photo=views_per_photo,
+        )  # fmt: skip
+        check_choice("split", split, SPLITS)
+        check_range("num_folds", num_folds, 2 if split == "folds" else 3)
+        check_range("backgrounds_per_photo", backgrounds_per_photo, 0, 100)
+        self.root, self.split, self.num_folds = root, split, num_folds
+        self.backgrounds_per_photo = backgrounds_per_photo
 
     def read(self) -> Collection:
-        """Read the csv file."""
+        """Read the csv file and draw the background crops."""
         folder = data_folder(self.root, "faces68")
-        splits: dict[str, list[Photo]] = {"train": [], "val": []}
+        faces, persons = [], dict[int, int]()
         for where, row in records_of(folder / "training_keypoints.csv", COLUMNS, self.mistakes):
             with self.mistakes.noted():
-                person = _person(row["file"], where)
                 face = _face(folder / "training", row, where)
-                splits["train" if person % self.num_folds else "val"].append(face)
+                persons[face.sample_id] = _person(row["file"], where)
+                faces.append(face)
+        splits: dict[str, list[Photo]] = {"train": [], "val": []}
+        for face in checked_photos(large_enough(faces, self.min_area), self.mistakes):
+            split = self._split_of(persons[face.sample_id])
+            if split is not None:
+                splits[split] += with_backgrounds(face, self.backgrounds_per_photo)
         return Collection(
             name="faces68",
             splits=splits,
             class_names=("face",),
             part_names=PART_NAMES,
             part_groups=PART_GROUPS,
+            instability_parts=INSTABILITY_PARTS,
+            flip_pairs=FLIP_PAIRS,
             licence="Stills of YouTube Faces: research only; landmarks, never to recognise anyone.",
         )
+
+    def _split_of(self, person: int) -> str | None:
+        """``"train"``, ``"val"``, or None for those that are left out."""
+        fold, tuning = person % self.num_folds, self.split == "tuning"
+        if fold == (1 if tuning else 0):
+            return "val"
+        return None if tuning and fold == 0 else "train"
 
 
 def _person(file: str, where: str) -> int:
@@ -91,13 +177,14 @@ def _face(folder: Path, row: dict[str, str], where: str) -> Photo:
     if np.isnan(points).any(1).all():
         raise ValueError(f"each face must have a landmark, but {where} has none. Add it.")
     (left, top), (right, bottom) = np.nanmin(points, 0), np.nanmax(points, 0)
+    box = (float(left), float(top), float(right), float(bottom))
     return Photo(
         path=folder / row["file"],
         label=0,
         sample_id=int(where.rpartition(":")[2]),  # the line, so that it never changes
         size=UNKNOWN_SIZE,
-        region=None,
-        box=(float(left), float(top), float(right), float(bottom)),
+        region=box,
+        box=box,
         part_locations=points,
         part_boxes=np.full((NUM_LANDMARKS, 4), np.nan),
         where=where,

@@ -89,6 +89,20 @@ def test_folds_validate_every_animal_once_with_equal_shares(folder):
     assert again == ids["val"]
 
 
+def ids_of(data, split):
+    return {photo.sample_id for photo in data.photos(split).photos}
+
+
+@pytest.mark.parametrize("fold", [None, 2])
+def test_tuning_leaves_the_validated_animals_out(folder, fold):
+    plain, tuning = small(folder, fold=fold), small(folder, fold=fold, split="tuning")
+    assert ids_of(tuning, "train") | ids_of(tuning, "val") == ids_of(plain, "train")
+    assert not ids_of(tuning, "train") & ids_of(tuning, "val")
+    rest = [photo for photo in plain.photos("train").photos if photo.label == 0]
+    expected = {photo.sample_id for photo in rest[::5]}
+    assert {p.sample_id for p in tuning.photos("val").photos if p.label == 0} == expected
+
+
 def test_categories(folder):
     data = small(folder, categories=["lion", "dog"])
     assert data.info.class_names == ("dog", "lion")

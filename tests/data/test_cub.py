@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from interp_train.data.background_samples import BACKGROUND_ID_STEP
 from interp_train.data.backgrounds import is_background
-from interp_train.data.cub import BACKGROUND_ID_STEP, CubData
+from interp_train.data.cub import CubData
 from interp_train.structures import BACKGROUND, PartBatch
 from tests.data.fake_photos import PART_NAMES, replace_line, write_cub
 

@@ -7,7 +7,7 @@ import torch
 from interp_train.callbacks.dissection import ProbeSet
 from interp_train.data.animal_part import AnimalPartData
 from interp_train.data.cub import PART_GROUPS, CubData
-from interp_train.data.faces68 import COLUMNS, Faces68
+from interp_train.data.faces68 import COLUMNS, Faces68Data
 from interp_train.data.image_folder import ImageFolderData
 from interp_train.data.part_probe import PartProbe, box_regions, disc_regions, stacked
 from interp_train.evaluation.concept_labels import concept_scheme, labelled_batch
@@ -125,7 +125,7 @@ def test_faces(tmp_path):
         rows.append([file, *points])
     with (tmp_path / "training_keypoints.csv").open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
-    reader = Faces68(str(tmp_path), num_folds=3)
+    reader = Faces68Data(str(tmp_path), num_folds=3)
     collection = reader.read()
     assert [photo.path.name[:6] for photo in collection.splits["val"]] == ["tr0000", "tr0003"]
     assert collection.part_names[17] == "right eyebrow 1"
@@ -139,7 +139,7 @@ def test_faces(tmp_path):
         csv.writer(file).writerows([COLUMNS, *rows])
     with pytest.raises(ValueError, match="must begin with 'tr<number .* but .*:3 has 'x.jpg'"):
         reader.read()
-    assert len(Faces68(str(tmp_path), on_error="skip").read().splits["train"]) == 3
+    assert len(Faces68Data(str(tmp_path), on_error="skip").read().splits["train"]) == 3
 
 
 def test_discs_and_boxes_by_hand():
@@ -173,7 +173,7 @@ def test_errors(tmp_path):
 
 
 def test_reads_the_real_landmarks(data_folder):
-    probe = PartProbe(Faces68(str(data_folder("faces68"))), max_images=20, unite_groups=True)
+    probe = PartProbe(Faces68Data(str(data_folder("faces68"))), max_images=20, unite_groups=True)
     assert len(probe) == 20
     maps = probe.__getitems__(range(20)).concept_maps[:, :-1]
     heights = {}
