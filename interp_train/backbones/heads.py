@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from interp_train.checks import check_choice, check_range
 
+_POOLINGS = ("max", "average", "global_max", "none")
+
 
 @final
 class ConvolutionalHead(nn.Module):
@@ -33,8 +35,8 @@ class ConvolutionalHead(nn.Module):
         input_norm: standardise each unit of the backbone's map (batch normalisation without
             weights). Frozen units after a ReLU have large means, along which a loss that lowers
             activations would switch whole filters off.
-        pooling: ``"max"`` (2x2, stride 2, the paper's), ``"average"`` (over the whole map) or
-            ``"none"``.
+        pooling: ``"max"`` (2x2, stride 2, the paper's), ``"average"`` or ``"global_max"`` (over the
+            whole map), or ``"none"``.
         hidden: sizes of hidden linear layers; the paper has two of 4096.
         dropout: rate before each linear layer; a list has one for each, the readout's last.
         initial_std: standard deviation of the new weights; the released programme uses 0.01. None
@@ -59,7 +61,7 @@ class ConvolutionalHead(nn.Module):
         initial_std: float | None = None,
     ) -> None:
         super().__init__()
-        check_choice("pooling", pooling, ("max", "average", "none"))
+        check_choice("pooling", pooling, _POOLINGS)
         check_range("added_convolutions", added_convolutions, low=0)
         check_range("min(in_size)", min(in_size), low=2 if pooling == "max" else 1)
         self.in_size = (int(in_size[0]), int(in_size[1]))
@@ -101,9 +103,11 @@ class ConvolutionalHead(nn.Module):
             self.pool: nn.Module = nn.MaxPool2d(2)
         elif pooling == "average":
             self.pool = nn.AdaptiveAvgPool2d(1)
+        elif pooling == "global_max":
+            self.pool = nn.AdaptiveMaxPool2d(1)
 
     def _pooled_size(self, pooling: str) -> tuple[int, int]:
-        if pooling == "average":
+        if pooling in ("average", "global_max"):
             return 1, 1
         divisor = 2 if pooling == "max" else 1
         return self.in_size[0] // divisor, self.in_size[1] // divisor

@@ -23,10 +23,10 @@ from interp_train.evaluation.part_tracking import (
     ACTIVE_SHARE,
     TRACKING_BOUND,
     PartTrackingResult,
-    in_box_frame,
     part_tracking,
 )
 from interp_train.evaluation.peak_table import PeakTable
+from interp_train.evaluation.tracking_r2 import in_box_frame
 
 _CHUNK = 256  # filters at a time, which bounds the memory
 

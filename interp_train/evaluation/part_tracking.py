@@ -32,6 +32,7 @@ from interp_train.evaluation.part_scheme import (
 )
 from interp_train.evaluation.peak_table import MapFrame, PeakMetric, PeakTable
 from interp_train.evaluation.position_baselines import measured_followers, position_baselines
+from interp_train.evaluation.tracking_r2 import centred, in_box_frame, tracking_r2
 from interp_train.structures import DataInfo, LayerGeometry
 
 TRACKING_BOUND = 0.25  # R2 above which a filter counts as tracking its part
@@ -40,7 +41,6 @@ ACTIVE_SHARE = 0.01  # share of images below which a filter counts as dead
 REPEATED = 3  # filters that must track a part for it to count as repeated
 
 _CHUNK = 256  # filters at a time, which bounds the memory
-_LEAST_VARIANCE = 1e-9  # of a landmark in the box frame; below, it does not move
 
 
 class PartTrackingResult(NamedTuple):
@@ -63,72 +63,6 @@ class PartTrackingResult(NamedTuple):
     active: Tensor
     choice_r2: Tensor
     score_r2: Tensor
-
-
-def in_box_frame(points: Tensor, boxes: Tensor) -> Tensor:
-    """`points` ``(N, K, 2)`` relative to `boxes` ``(N, 4)``, which become [0, 1] x [0, 1]."""
-    corners = boxes[:, None, :2].double()
-    sides = boxes[:, None, 2:].double() - corners
-    return (points.double() - corners) / sides
-
-
-def tracking_r2(positions: Tensor, locations: Tensor) -> Tensor:
-    """R2 of every filter with every part.
-
-    Args:
-        positions: of the filters in the box frame, ``(N, K, 2)``.
-        locations: of the landmarks in the box frame, ``(N, P, 2)``; NaN where not visible.
-
-    Returns:
-        Float64 ``(K, P)``, 1 at best, unbounded below; NaN where a part is visible in fewer
-        than two images or does not move.
-    """
-    landmarks = _centred(locations)
-    r2 = torch.cat(
-        [
-            1 - _error_variation(chunk, landmarks) / landmarks.variation
-            for chunk in torch.split(positions, _CHUNK, 1)
-        ]
-    )
-    return torch.where(landmarks.moves, r2, torch.nan)
-
-
-class _Landmarks(NamedTuple):
-    """Landmarks around their mean, over the images where each is visible.
-
-    Attributes:
-        visible: 0 or 1, float64 ``(N, P)``.
-        offsets: from the mean, float64 ``(N, P, 2)``; 0 where not visible.
-        variation: sum of |l - mean l|^2, ``(P,)``.
-        moves: whether R2 is defined, bool ``(P,)``.
-    """
-
-    visible: Tensor
-    offsets: Tensor
-    variation: Tensor
-    moves: Tensor
-
-
-def _centred(locations: Tensor) -> _Landmarks:
-    visible = locations.isfinite().all(-1).double()
-    count = visible.sum(0)
-    offsets = torch.where(visible[..., None] > 0, locations.double(), 0)
-    offsets = (offsets - offsets.sum(0) / count[:, None]) * visible[..., None]
-    variation = offsets.square().sum((0, 2)) - offsets.sum(0).square().sum(-1) / count
-    moves = (count >= 2) & (variation > _LEAST_VARIANCE * count)
-    return _Landmarks(visible, offsets, variation, moves)
-
-
-def _error_variation(positions: Tensor, landmarks: _Landmarks) -> Tensor:
-    """Sum over images of |e - mean e|^2, ``(K, P)``, from moments: nothing is N x K x P large."""
-    visible, offsets = landmarks.visible, landmarks.offsets
-    # R2 ignores a shift; measured from the first image a constant filter gives exactly 0.
-    positions = positions.double() - positions[:1].double()
-    moved = torch.einsum("np,nkd->kpd", visible, positions)
-    moved_square = positions.square().sum(-1).T @ visible
-    cross = torch.einsum("npd,nkd->kp", offsets, positions)
-    mean_part = (moved - offsets.sum(0)).square().sum(-1) / visible.sum(0)
-    return offsets.square().sum((0, 2)) + moved_square - 2 * cross - mean_part
 
 
 def part_tracking(
@@ -167,7 +101,7 @@ def _images_of(table: PeakTable, num_categories: int) -> _Images:
         (counted & (table.labels == category)).nonzero()[:, 0] for category in range(num_categories)
     ]
     moves = [
-        [_centred(_landmarks(table, rows[start::2])).moves for start in (0, 1)] for rows in rows_of
+        [centred(_landmarks(table, rows[start::2])).moves for start in (0, 1)] for rows in rows_of
     ]
     return _Images(rows_of, torch.stack([even & odd for even, odd in moves]))
 
@@ -241,35 +175,71 @@ def tracking_filters(result: PartTrackingResult) -> Tensor:
     return result.scores > TRACKING_BOUND
 
 
-def summary(result: PartTrackingResult, scheme: PartScheme) -> dict[str, Tensor]:
+def summary(result: PartTrackingResult, scheme: PartScheme, seed: int = 0) -> dict[str, Tensor]:
     """The numbers of a layer.
+
+    Args:
+        result: of the layer.
+        scheme: names of parts and groups.
+        seed: of the half of the filters.
 
     Returns:
         ``mean_r2``, ``share`` (of measured filters that track a part), ``coverage`` (share of
         the measurable part groups that some filter tracks), ``covered_groups`` (their number),
         ``distinct_parts`` (that some filter tracks), ``repeated_parts`` (that at least three
-        track), ``dead_share``, and ``best_<part>`` (R2 of the best filter per part).
+        track), ``dead_share``, ``best_<part>`` (R2 of the best filter per part); and ``mean_r2``
+        where the halves of the images change places (``swapped_mean_r2``) and of a random half
+        of the filters (``half_mean_r2``). Of several categories, a part of each counts.
     """
     measured = result.scores.isfinite()
     tracking = tracking_filters(result)
-    tracked = set(result.parts[tracking].tolist())
-    seen = set(result.score_r2.isfinite().any(0).nonzero()[:, 0].tolist())
-    groups = [set(parts) for parts in scheme.part_groups.values() if seen & set(parts)]
-    covered = sum(bool(tracked & parts) for parts in groups)
     dead = (result.active < ACTIVE_SHARE) & measured
     numbers = {
         "mean_r2": result.scores[measured].mean(),
         "share": tracking[measured].double().mean(),
-        "coverage": torch.tensor(covered / max(len(groups), 1)).double(),
-        "covered_groups": torch.tensor(float(covered)),
-        "distinct_parts": torch.tensor(float(len(tracked))),
-        "repeated_parts": (torch.bincount(result.parts[tracking]) >= REPEATED).sum().double(),
+        **_spread(result, scheme, tracking),
         "dead_share": dead[measured].double().mean(),
+        **_repetitions(result, seed),
     }
     for name, score in zip(scheme.part_names, best_filters(result)[1], strict=True):
         if score.isfinite():
             numbers[f"best_{name.replace(' ', '_')}"] = score
     return numbers
+
+
+def _spread(result: PartTrackingResult, scheme: PartScheme, tracking: Tensor) -> dict[str, Tensor]:
+    """How many parts the tracking filters are spread over, each category for itself."""
+    counts = torch.zeros(scheme.num_categories, result.score_r2.shape[1])
+    counts.index_put_(
+        (result.categories[tracking], result.parts[tracking]), torch.tensor(1.0), accumulate=True
+    )
+    measured = result.score_r2.isfinite()
+    groups = covered = 0
+    for category in range(scheme.num_categories):
+        # A category without filters follows nothing; what could be followed, others tell.
+        own = result.categories == category
+        seen = measured[own if own.any() else ...].any(0)
+        for parts in scheme.part_groups.values():
+            groups += int(seen[list(parts)].any())
+            covered += int((counts[category, list(parts)] > 0).any())
+    return {
+        "coverage": torch.tensor(covered / max(groups, 1)).double(),
+        "covered_groups": torch.tensor(float(covered)),
+        "distinct_parts": (counts > 0).sum().double(),
+        "repeated_parts": (counts >= REPEATED).sum().double(),
+    }
+
+
+def _repetitions(result: PartTrackingResult, seed: int) -> dict[str, Tensor]:
+    """The mean score where halves of images change places, and of a random half of filters."""
+    swapped = _chosen(result.score_r2, result.choice_r2, result.categories, result.active).scores
+    scores = result.scores[result.scores.isfinite()]
+    source = torch.Generator().manual_seed(seed)
+    half = torch.randperm(len(scores), generator=source)[: (len(scores) + 1) // 2]
+    return {
+        "swapped_mean_r2": swapped[swapped.isfinite()].mean(),
+        "half_mean_r2": scores[half.to(scores.device)].mean(),
+    }
 
 
 def tracked_offsets(table: PeakTable, result: PartTrackingResult, side: tuple[int, int]) -> Tensor:
@@ -348,7 +318,7 @@ class PartTrackingMetric(PeakMetric):
         geometry: receptive fields of the layer; None lets the cells tile the image evenly.
         info: part names, groups and categories.
         by_category: False treats all categories as one.
-        seed: of the random baseline.
+        seed: of the random baseline, and of the half of the filters.
     """
 
     def __init__(
@@ -382,7 +352,9 @@ class PartTrackingMetric(PeakMetric):
             return {}
         categories = self.categories if count > 1 else None
         self.result = part_tracking(table, num_categories=count, categories=categories)
-        numbers = summary(self.result, scheme) | placement(table, self.result, self.frame())
+        numbers = summary(self.result, scheme, self.seed) | placement(
+            table, self.result, self.frame()
+        )
         for name, baseline in position_baselines(table, self.frame(), self.seed).items():
             for quantity, score in baseline_scores(name, baseline, count).items():
                 numbers[f"{quantity}_{name}"] = score

@@ -8,7 +8,8 @@ import torch
 from matplotlib.axes import Axes
 
 from interp_train.evaluation.part_scheme import boxed
-from interp_train.evaluation.part_tracking import ACTIVE_SHARE, in_box_frame
+from interp_train.evaluation.part_tracking import ACTIVE_SHARE
+from interp_train.evaluation.tracking_r2 import in_box_frame
 from interp_train.figures import HAIRLINE, INK, MUTED, OKABE_ITO, new_figure, quiet_axes
 from interp_train.report.comparison import cell_of, instability_of
 from interp_train.report.plots import Plot, row_colour

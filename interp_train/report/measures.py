@@ -75,6 +75,16 @@ MEASURES = (
         "Neighbouring parts move together, so one filter may be counted for either.",
     ),
     Measure(
+        "part_tracking_swapped_mean_r2", "part tracking, halves swapped", True, False,
+        "Mean R² where the images that chose a filter's part score it, and the others choose.",
+        "Near the mean R² unless images decide; the two share their images.",
+    ),
+    Measure(
+        "part_tracking_half_mean_r2", "part tracking, half of the filters", True, False,
+        "Mean R² of a random half of the filters.",
+        "Which half, follows from the run's seed.",
+    ),
+    Measure(
         "location_instability", "location instability", False, False,
         "Standard deviation of the distance between a filter's peak and a landmark, over the "
         "image's diagonal (Zhang, Wu and Zhu, CVPR 2018); low is stable.",

@@ -13,8 +13,9 @@ from interp_train.evaluation.bootstrap import (
     tracking_scores,
 )
 from interp_train.evaluation.location_instability import location_instability
-from interp_train.evaluation.part_tracking import part_tracking, tracking_r2
+from interp_train.evaluation.part_tracking import part_tracking
 from interp_train.evaluation.peak_table import PeakTable
+from interp_train.evaluation.tracking_r2 import tracking_r2
 from tests.evaluation.tables import FRAME, random_table
 
 

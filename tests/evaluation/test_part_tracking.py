@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -7,14 +8,13 @@ from interp_train.evaluation.part_scheme import part_scheme
 from interp_train.evaluation.part_tracking import (
     PartTrackingMetric,
     best_filters,
-    in_box_frame,
     part_tracking,
     peaks_inside,
     placement,
     summary,
     tracked_offsets,
-    tracking_r2,
 )
+from interp_train.evaluation.tracking_r2 import in_box_frame, tracking_r2
 from tests.evaluation.tables import FRAME, GEOMETRY, info, random_batches, random_table
 
 
@@ -172,6 +172,47 @@ def test_a_part_is_repeated_from_three_filters_on():
     numbers = summary(part_tracking(table), part_scheme(table, info()))
     assert float(numbers["distinct_parts"]) == 2
     assert float(numbers["repeated_parts"]) == 1
+
+
+def test_each_category_has_parts_of_its_own():
+    table = random_table(images=400, filters=7, parts=3, classes=2, background=0)
+    categories = torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    table.positions[:] = table.part_locations[:, [0, 0, 0, 1, 0, 0, 1]].nan_to_num(50)
+    result = part_tracking(table, num_categories=2, categories=categories)
+    scheme = part_scheme(table, info(classes=2, groups={"front": (0,), "back": (1, 2)}))
+    numbers = summary(result, scheme)
+    assert float(numbers["distinct_parts"]) == 4
+    assert float(numbers["repeated_parts"]) == 1  # three follow part 0 of category 0
+    assert float(numbers["covered_groups"]) == 4
+    assert float(numbers["coverage"]) == 1
+    alone = part_tracking(table, num_categories=2, categories=torch.zeros(7, dtype=torch.long))
+    numbers = summary(alone, scheme)
+    assert float(numbers["covered_groups"]) == 2
+    assert float(numbers["coverage"]) == 0.5  # of a category without filters nothing is covered
+
+
+def test_swapped_halves_score_where_the_others_chose():
+    table = random_table(images=200, filters=6, parts=3, background=0)
+    numbers = summary(part_tracking(table), part_scheme(table, info()))
+    rows = torch.arange(200)
+    expected = []
+    for unit in range(6):
+        chosen = [slow_r2(table, rows[1::2].tolist(), unit, part) for part in range(3)]
+        part = chosen.index(max(chosen))
+        expected.append(slow_r2(table, rows[0::2].tolist(), unit, part))
+    assert float(numbers["swapped_mean_r2"]) == pytest.approx(sum(expected) / 6, abs=1e-6)
+
+
+def test_half_of_the_filters_is_drawn_by_the_seed():
+    table = random_table(images=200, filters=5, parts=3, background=0)
+    result, scheme = part_tracking(table), part_scheme(table, info())
+    half = {seed: float(summary(result, scheme, seed)["half_mean_r2"]) for seed in range(4)}
+    assert half[0] == float(summary(result, scheme, 0)["half_mean_r2"])
+    assert len(set(half.values())) > 1
+    means = [
+        float(result.scores[list(some)].mean()) for some in itertools.combinations(range(5), 3)
+    ]
+    assert all(min(abs(value - mean) for mean in means) < 1e-9 for value in half.values())
 
 
 def slow_offset(table, result, unit, side):
