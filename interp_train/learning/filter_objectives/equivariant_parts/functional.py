@@ -135,12 +135,12 @@ def off_object(
     Args:
         weights: from `cell_weights`, ``(N, K, h * w)``.
         attention: of the categories, from `object_attention`, ``(N, C, h * w)``.
-        categories: of the filters, ``(K,)``.
+        categories: of the filters, ``(N, K)`` or ``(1, K)``.
         member: ``(N, K)``.
         across: see the module.
     """
     beside = weights @ (1 - attention).mT
-    own = categories[:, None].expand(len(weights), -1, 1)
+    own = categories[..., None].expand(len(weights), -1, 1)
     return weighted_mean(beside.gather(2, own)[..., 0], member, across)
 
 

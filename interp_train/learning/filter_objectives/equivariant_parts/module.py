@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from interp_train.backbones.attachment import checked_backbone
-from interp_train.backbones.backbone import Backbone
-from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.checks import check_range
 from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.equivariant_parts import functional
 from interp_train.learning.filter_objectives.equivariant_parts.layers import ObjectAttention
-from interp_train.structures import LayerGeometry, ViewBatch
+from interp_train.learning.filter_objectives.equivariant_parts.read_layers import (
+    before_relu,
+    read_by,
+)
+from interp_train.structures import BACKGROUND, LayerGeometry, ViewBatch
 
 _NEED_OBJECT = ("object", "competition", "territory")  # terms that ask where the object is
 _COMPETITION_SHARPNESS = 10.0  # of claims on cells, in units of a filter's range
@@ -101,6 +103,9 @@ class EquivariantParts(nn.Module):
         territory_weight: see there.
         sharpness: of the softmax.
         num_groups: G, at least one per category.
+        by_category: False lets all filters follow parts of the objects of every category, where
+            categories have parts in common (animals) and few images each; then no filter detects
+            a category.
 
     Raises:
         ValueError: for a number out of its range.
@@ -119,6 +124,7 @@ class EquivariantParts(nn.Module):
         territory_weight: float = 3.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
+        by_category: bool = True,
     ) -> None:
         super().__init__()
         self.taps: Sequence[str] = tuple(taps)
@@ -131,7 +137,7 @@ class EquivariantParts(nn.Module):
             "competition": competition_weight,
             "territory": territory_weight,
         }
-        self.sharpness, self.num_groups = sharpness, num_groups
+        self.sharpness, self.num_groups, self.by_category = sharpness, num_groups, by_category
         self._check_options()
         self.layers: list[str] = []
         self.num_categories = self._image_size = 0
@@ -214,14 +220,23 @@ class EquivariantParts(nn.Module):
         }
 
     def filter_categories(self, layer: str) -> Tensor:
-        """Category that each filter of a layer is assigned to, long ``(K,)``."""
-        like = torch.empty(0, self._grids[layer][1])
-        return self._groups_of_filters(like) % self.num_categories
+        """Category that each filter of a layer is assigned to, or `BACKGROUND`, long ``(K,)``."""
+        groups = self._groups_of_filters(torch.empty(0, self._grids[layer][1]))
+        if not self.by_category:
+            return torch.full_like(groups, BACKGROUND)
+        return groups % self.num_categories
 
     def _groups_of_filters(self, like: Tensor) -> Tensor:
         """Group of each filter, long ``(K,)``, on the device of `like` ``(N, K, ...)``."""
         num_filters = like.shape[1]
         return torch.arange(num_filters, device=like.device) % self._number_of_groups(num_filters)
+
+    def _categories(self, like: Tensor, labels: Tensor) -> Tensor:
+        """Category of each filter in each image, 0 .. C - 1, long ``(N, K)`` or ``(1, K)``."""
+        groups = self._groups_of_filters(like)[None]
+        if self.by_category:
+            return groups % self.num_categories
+        return labels.clamp(min=0)[:, None].expand(-1, groups.shape[1])
 
     def _assignment(self, like: Tensor) -> Tensor:
         """Which filter is in which group, 0 or 1, ``(K, G)``; nothing waits for the device."""
@@ -229,12 +244,12 @@ class EquivariantParts(nn.Module):
         return (self._groups_of_filters(like)[:, None] == number).to(like.dtype)
 
     def _number_of_groups(self, num_filters: int) -> int:
-        return min(max(self.num_groups, self.num_categories), num_filters)
+        least = self.num_categories if self.by_category else 1
+        return min(max(self.num_groups, least), num_filters)
 
     def _places(self, layer: str, activations: Tensor, labels: Tensor) -> _Places:
         maps = activations if activations.dtype == torch.float64 else activations.float()
-        categories = self._groups_of_filters(maps) % self.num_categories
-        member = (labels[:, None] == categories).to(maps.dtype)
+        member = (labels[:, None] == self._categories(maps, labels)).to(maps.dtype)
         size = (maps.shape[2], maps.shape[3])
         cells = functional.cell_positions(size, self._grids[layer][0], self._image_size, maps)
         ranges = functional.response_range(maps, member, self.training)
@@ -265,7 +280,7 @@ class EquivariantParts(nn.Module):
         terms = {"attention": functional.presence(logits, everywhere, 1 - everywhere, across)}
         if self.weights["object"]:
             attention = functional.object_attention(logits).to(places.weights.dtype)
-            categories = self._groups_of_filters(places.member) % self.num_categories
+            categories = self._categories(places.member, labels)
             terms["object"] = self.weights["object"] * functional.off_object(
                 places.weights, attention, categories, places.member, across
             )
@@ -331,49 +346,6 @@ def _seen_object(
     if contrast.shape[2:] != maps.shape[2:]:
         contrast = nn.functional.interpolate(contrast, maps.shape[2:], mode="bilinear")
     return attention.gather(1, own)[:, 0], contrast.flatten(1)
-
-
-def before_relu(network: Backbone, layer: str) -> str:
-    """The step whose output a ReLU takes, or `layer` itself where that cannot be told.
-
-    Args:
-        network: holds the layer.
-        layer: dotted name.
-    """
-    name, _, own = layer.rpartition(".")
-    holder = network.get_submodule(name)
-    ordered = isinstance(holder, nn.Sequential | ConvolutionalHead)
-    if not ordered or not isinstance(network.get_submodule(layer), nn.ReLU):
-        return layer
-    siblings = [key for key, _ in holder.named_children()]
-    position = siblings.index(own)
-    return f"{name}.{siblings[position - 1]}" if position else layer
-
-
-def read_by(network: Backbone, layer: str) -> str:
-    """The map in which objects are looked for, or `layer` where there is none before it.
-
-    What a head takes, which its losses change least: standardised, or the backbone's last map. In
-    a backbone, the map that the layer reads.
-
-    Args:
-        network: holds the layer.
-        layer: dotted name of a convolution, or of a normalisation behind it.
-    """
-    name, _, own = layer.rpartition(".")
-    holder = network.get_submodule(name)
-    if not isinstance(holder, nn.Sequential | ConvolutionalHead):
-        return layer
-    siblings = dict(holder.named_children())
-    before = list(siblings)[: list(siblings).index(own) + 1]
-    if name == "head":
-        if "norm" in before:
-            return f"{name}.norm"
-        if network.chain[-1] != network.prefix:  # cached, the last step of a prefix does not run
-            return network.chain[-1]
-    while before and isinstance(siblings[before[-1]], nn.Conv2d | nn.BatchNorm2d):
-        before.pop()
-    return f"{name}.{before[-1]}" if before else layer
 
 
 @torch.no_grad()

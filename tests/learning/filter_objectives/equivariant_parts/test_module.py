@@ -10,16 +10,15 @@ from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.data.views import View
 from interp_train.learning.filter_objectives.equivariant_parts import functional
-from interp_train.learning.filter_objectives.equivariant_parts.module import (
-    EquivariantParts,
-    read_by,
-)
+from interp_train.learning.filter_objectives.equivariant_parts.module import EquivariantParts
+from interp_train.learning.filter_objectives.equivariant_parts.read_layers import read_by
 from interp_train.protocols import FilterObjective, ViewObjective
 from interp_train.structures import BACKGROUND, ViewBatch
 from tests.learning.filter_objectives.equivariant_parts.slow_terms import (
     CATEGORIES,
     FILTERS,
     SIDE,
+    groups_of,
     slow_competition,
     slow_division,
     slow_object_terms,
@@ -99,6 +98,16 @@ def test_filters_are_spread_over_groups_and_categories():
     assert objective.filter_categories(LAYER).tolist() == [0, 1] * 4
     _, objective = attached(num_categories=3, num_groups=1)  # at least one group per category
     assert objective.filter_categories(LAYER).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    _, objective = attached(by_category=False)
+    assert objective.filter_categories(LAYER).tolist() == [BACKGROUND] * 8
+
+
+def test_with_one_category_it_does_not_matter_whose_parts_filters_follow():
+    batch = view_batch(num_categories=1)
+    found = [
+        terms_of(*attached(num_categories=1, by_category=choice), batch) for choice in (True, False)
+    ]
+    assert found[0] == found[1]
 
 
 def slow_terms(network, objective, batch):
@@ -107,8 +116,9 @@ def slow_terms(network, objective, batch):
         network(batch.images)
     maps = tap.activations[LAYER]
     cells = functional.cell_positions((SIDE, SIDE), network.geometry(LAYER), SIDE, maps)
-    category = [k % 4 % CATEGORIES for k in range(FILTERS)]
-    member = torch.tensor([[float(label == c) for c in category] for label in batch.labels])
+    member = torch.tensor(
+        [[float(k % 4 in groups_of(objective, n)) for k in range(FILTERS)] for n in batch.labels]
+    )
     ranges = functional.response_range(maps, member)
     weights = functional.cell_weights(maps, ranges, 20.0)
     u, spread = functional.soft_positions(weights, cells)
@@ -123,8 +133,8 @@ def slow_terms(network, objective, batch):
     before = tap.activations["relu"]
     found |= slow_object_terms(objective, before, batch.labels, weights)
     division = slow_division(objective, maps, ranges, before, batch)
-    found["competition"] = slow_competition(division, batch)
-    found["territory"] = slow_territory(division, batch, weights)
+    found["competition"] = slow_competition(objective, division, batch)
+    found["territory"] = slow_territory(objective, division, batch, weights)
     errors = []
     for first in range(0, len(batch.labels), 2):
         for start, end in ((first, first + 1), (first + 1, first)):
@@ -144,8 +154,9 @@ def slow_terms(network, objective, batch):
     return {f"{LAYER}/{name}": value for name, value in found.items()}
 
 
-def test_terms_agree_with_loops():
-    network, objective = attached()
+@pytest.mark.parametrize("by_category", [True, False])
+def test_terms_agree_with_loops(by_category):
+    network, objective = attached(by_category=by_category)
     batch = view_batch()
     expected, found = slow_terms(network, objective, batch), terms_of(network, objective, batch)
     assert {name.rsplit("/")[-1] for name in found} == {*WEIGHTS, "attention"}
