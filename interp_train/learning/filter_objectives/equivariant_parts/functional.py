@@ -4,7 +4,7 @@ A method of this package; see `interp_train.learning.filter_objectives.equivaria
 
 Symbols: N images, K filters, G groups of filters, maps of h x w cells. Positions are ``(x, y)`` as
 a share of the image's side, [0, 1] x [0, 1], measured at the centres of receptive fields. `member`
-says which images count for which filter (those of its category), 0 or 1. `across` says whether
+says which images count for which filter (those that show an object), 0 or 1. `across` says whether
 means run over the images of all processes; every process must then call, and gets the same value.
 """
 
@@ -98,10 +98,10 @@ def soft_positions(weights: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def presence(peaks: Tensor, member: Tensor, absent: Tensor, across: bool = False) -> Tensor:
-    """Every filter as a detector of its object: the mean of two logistic losses.
+    """Logits as detectors of their object: the mean of two logistic losses.
 
     Args:
-        peaks: largest responses, before a ReLU, ``(N, K)``.
+        peaks: logits, ``(N, K)`` or of cells.
         member: ``(N, K)``.
         absent: images without the filter's object, ``(N, K)``.
         across: see the module.
@@ -127,21 +127,17 @@ def object_attention(logits: Tensor) -> Tensor:
     return (2 * logits.detach().sigmoid() - 1).relu()
 
 
-def off_object(
-    weights: Tensor, attention: Tensor, categories: Tensor, member: Tensor, across: bool = False
-) -> Tensor:
+def off_object(weights: Tensor, attention: Tensor, member: Tensor, across: bool = False) -> Tensor:
     """Share of the responses that lie beside the object.
 
     Args:
         weights: from `cell_weights`, ``(N, K, h * w)``.
-        attention: of the categories, from `object_attention`, ``(N, C, h * w)``.
-        categories: of the filters, ``(N, K)`` or ``(1, K)``.
+        attention: to the image's object, from `object_attention`, ``(N, h * w)``.
         member: ``(N, K)``.
         across: see the module.
     """
-    beside = weights @ (1 - attention).mT
-    own = categories[..., None].expand(len(weights), -1, 1)
-    return weighted_mean(beside.gather(2, own)[..., 0], member, across)
+    beside = (weights @ (1 - attention)[..., None])[..., 0]
+    return weighted_mean(beside, member, across)
 
 
 def view_pairs(sample_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,16 +68,17 @@ class EquivariantParts(nn.Module):
 
     The position of a filter is the mean of ``softmax(sharpness * z / s)`` over the cells, with z
     the responses before the ReLU and s the batch mean of their range (a constant). Filter k is in
-    group ``k mod G``, and group g belongs to category ``g mod C``. The terms, each with its weight:
+    group ``k mod G``. All filters follow parts of the objects of every category: a filter of one
+    category alone has few images to learn from (docs/part-tracking.md). The terms, each with its
+    weight:
 
-    * ``presence``: the largest response detects the filter's category, and is low elsewhere;
     * ``equivariance``: positions in two views of a photo agree under the known transform of the
       views, in units of the variance of the position (`view_terms`);
     * ``concentration``: a response is small around its position;
     * ``object``: responses lie on the object;
     * ``agreement``: the filters of a group stay together;
-    * ``competition``: the groups of a category divide the object among themselves, equally, and
-      a cell belongs to the same group in two views of a photo (`view_terms`);
+    * ``competition``: the groups divide the object among themselves, equally, and a cell belongs
+      to the same group in two views of a photo (`view_terms`);
     * ``territory``: a group responds in cells that belong to it (`view_terms`).
 
     Where the object is, is learned beside the network from the image labels (the term
@@ -94,18 +95,14 @@ class EquivariantParts(nn.Module):
     Args:
         taps: layers; of a ReLU the layer before it is read. A layer without a ReLU of its own
             (a residual block) is read as it is.
-        presence_weight: factor of the term, like the next six.
-        equivariance_weight: see there.
+        equivariance_weight: factor of the term, like the next five.
         concentration_weight: see there.
         object_weight: see there.
         agreement_weight: see there.
         competition_weight: see there.
         territory_weight: see there.
         sharpness: of the softmax.
-        num_groups: G, at least one per category.
-        by_category: False lets all filters follow parts of the objects of every category, where
-            categories have parts in common (animals) and few images each; then no filter detects
-            a category.
+        num_groups: G, at most one for each filter.
 
     Raises:
         ValueError: for a number out of its range.
@@ -115,7 +112,6 @@ class EquivariantParts(nn.Module):
         self,
         taps: Sequence[str] = ("last",),
         *,
-        presence_weight: float = 0.25,
         equivariance_weight: float = 3.0,
         concentration_weight: float = 10.0,
         object_weight: float = 0.5,
@@ -124,12 +120,10 @@ class EquivariantParts(nn.Module):
         territory_weight: float = 3.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
-        by_category: bool = True,
     ) -> None:
         super().__init__()
         self.taps: Sequence[str] = tuple(taps)
         self.weights = {
-            "presence": presence_weight,
             "equivariance": equivariance_weight,
             "concentration": concentration_weight,
             "object": object_weight,
@@ -137,11 +131,11 @@ class EquivariantParts(nn.Module):
             "competition": competition_weight,
             "territory": territory_weight,
         }
-        self.sharpness, self.num_groups, self.by_category = sharpness, num_groups, by_category
+        self.sharpness, self.num_groups = sharpness, num_groups
         self._check_options()
         self.layers: list[str] = []
         self.num_categories = self._image_size = 0
-        self._grids: dict[str, tuple[LayerGeometry, int]] = {}  # and the number of filters
+        self._grids: dict[str, LayerGeometry] = {}
         self.read_layers: list[str] = []
         self.attention = nn.ModuleList()
         self._latest: dict[str, dict[str, Tensor]] = {}
@@ -159,9 +153,7 @@ class EquivariantParts(nn.Module):
         network = checked_backbone(network, self.layers)
         self.layers = [before_relu(network, network.resolve(tap)) for tap in self.taps]
         self.num_categories, self._image_size = num_categories, network.image_size
-        self._grids = {
-            layer: (network.geometry(layer), network.num_channels(layer)) for layer in self.layers
-        }
+        self._grids = {layer: network.geometry(layer) for layer in self.layers}
         if any(self.weights[name] for name in _NEED_OBJECT):
             self.read_layers = [read_by(network, layer) for layer in self.layers]
         for read in self.read_layers:
@@ -210,7 +202,7 @@ class EquivariantParts(nn.Module):
         """Of the latest training step, per layer, of this process's images.
 
         ``spread`` (root mean square distance from the filter's position, as a share of the
-        image's side), ``variance`` (of positions over the images of the category, both axes),
+        image's side), ``variance`` (of positions over the images of objects, both axes),
         ``detected`` (share of responses above 0 there).
         """
         return {
@@ -219,24 +211,10 @@ class EquivariantParts(nn.Module):
             for name, value in found.items()
         }
 
-    def filter_categories(self, layer: str) -> Tensor:
-        """Category that each filter of a layer is assigned to, or `BACKGROUND`, long ``(K,)``."""
-        groups = self._groups_of_filters(torch.empty(0, self._grids[layer][1]))
-        if not self.by_category:
-            return torch.full_like(groups, BACKGROUND)
-        return groups % self.num_categories
-
     def _groups_of_filters(self, like: Tensor) -> Tensor:
         """Group of each filter, long ``(K,)``, on the device of `like` ``(N, K, ...)``."""
         num_filters = like.shape[1]
         return torch.arange(num_filters, device=like.device) % self._number_of_groups(num_filters)
-
-    def _categories(self, like: Tensor, labels: Tensor) -> Tensor:
-        """Category of each filter in each image, 0 .. C - 1, long ``(N, K)`` or ``(1, K)``."""
-        groups = self._groups_of_filters(like)[None]
-        if self.by_category:
-            return groups % self.num_categories
-        return labels.clamp(min=0)[:, None].expand(-1, groups.shape[1])
 
     def _assignment(self, like: Tensor) -> Tensor:
         """Which filter is in which group, 0 or 1, ``(K, G)``; nothing waits for the device."""
@@ -244,14 +222,13 @@ class EquivariantParts(nn.Module):
         return (self._groups_of_filters(like)[:, None] == number).to(like.dtype)
 
     def _number_of_groups(self, num_filters: int) -> int:
-        least = self.num_categories if self.by_category else 1
-        return min(max(self.num_groups, least), num_filters)
+        return min(self.num_groups, num_filters)
 
     def _places(self, layer: str, activations: Tensor, labels: Tensor) -> _Places:
         maps = activations if activations.dtype == torch.float64 else activations.float()
-        member = (labels[:, None] == self._categories(maps, labels)).to(maps.dtype)
+        member = (labels != BACKGROUND).to(maps.dtype)[:, None].expand(-1, maps.shape[1])
         size = (maps.shape[2], maps.shape[3])
-        cells = functional.cell_positions(size, self._grids[layer][0], self._image_size, maps)
+        cells = functional.cell_positions(size, self._grids[layer], self._image_size, maps)
         ranges = functional.response_range(maps, member, self.training)
         weights = functional.cell_weights(maps, ranges, self.sharpness)
         found = functional.soft_positions(weights, cells)
@@ -265,7 +242,6 @@ class EquivariantParts(nn.Module):
         assignment = self._assignment(member)
         groups = functional.group_means(positions, assignment)
         terms: dict[str, Callable[[], Tensor]] = {
-            "presence": lambda: functional.presence(places.peaks, member, 1 - member, across),
             "concentration": lambda: functional.concentration(places.spreads, member, across),
             "agreement": lambda: functional.agreement(
                 positions, groups, assignment, member, across
@@ -280,9 +256,8 @@ class EquivariantParts(nn.Module):
         terms = {"attention": functional.presence(logits, everywhere, 1 - everywhere, across)}
         if self.weights["object"]:
             attention = functional.object_attention(logits).to(places.weights.dtype)
-            categories = self._categories(places.member, labels)
             terms["object"] = self.weights["object"] * functional.off_object(
-                places.weights, attention, categories, places.member, across
+                places.weights, _of_own_category(attention, labels), places.member, across
             )
         return terms
 
@@ -341,11 +316,16 @@ def _seen_object(
 ) -> tuple[Tensor, Tensor]:
     """Attention to the image's own category and contrast of each cell, both ``(N, h * w)``."""
     attention = functional.object_attention(logits).to(maps.dtype)
-    own = labels.clamp(min=0)[:, None, None].expand(-1, 1, attention.shape[2])
     contrast = functional.local_contrast(read.to(maps.dtype))[:, None]
     if contrast.shape[2:] != maps.shape[2:]:
         contrast = nn.functional.interpolate(contrast, maps.shape[2:], mode="bilinear")
-    return attention.gather(1, own)[:, 0], contrast.flatten(1)
+    return _of_own_category(attention, labels), contrast.flatten(1)
+
+
+def _of_own_category(attention: Tensor, labels: Tensor) -> Tensor:
+    """Attention ``(N, C, h * w)`` to the category that each image shows, ``(N, h * w)``."""
+    own = labels.clamp(min=0)[:, None, None].expand(-1, 1, attention.shape[2])
+    return attention.gather(1, own)[:, 0]
 
 
 @torch.no_grad()

@@ -9,13 +9,6 @@ from interp_train.learning.filter_objectives.equivariant_parts import functional
 FILTERS, SIDE, CATEGORIES = 8, 12, 2
 
 
-def groups_of(objective, label):
-    """Which of the four groups respond to an image."""
-    if label < 0:
-        return []
-    return [g for g in range(4) if not objective.by_category or g % CATEGORIES == label]
-
-
 def slow_attention(objective, maps, places):
     """Logits of the latest batch, from its own mean and variance, cell by cell."""
     score = objective.attention[0].score
@@ -47,8 +40,9 @@ def slow_object_terms(objective, before, labels, weights):
             (there if c == label else gone).append(
                 nn.functional.softplus(sign * logits[n, c]).mean()
             )
-        own = [k for k in range(FILTERS) if k % 4 in groups_of(objective, label)]
-        beside += [(weights[n, k].view(SIDE, SIDE) * (1 - seen[label])).sum() for k in own]
+        if label >= 0:
+            outside = 1 - seen[label]
+            beside += [(weights[n, k].view(SIDE, SIDE) * outside).sum() for k in range(FILTERS)]
     return {
         "object": sum(beside) / len(beside),
         "attention": (sum(there) / len(there) + sum(gone) / len(gone)) / 2,
@@ -69,8 +63,7 @@ def slow_division(objective, maps, ranges, before, batch):
         masses = masses / masses.sum()
         scaled = 10 * maps[n] / ranges[:, None, None]
         claims = torch.stack([(scaled[g] + scaled[g + 4]).flatten() / 2 for g in range(4)])
-        own = torch.tensor([float(g in groups_of(objective, label)) for g in range(4)])
-        shares = functional.territories(claims[None], masses[None], own[None])[0]
+        shares = functional.territories(claims[None], masses[None], torch.ones(1, 4))[0]
         found.append((shares, masses, claims, attention[n, label]))
     return found
 
@@ -85,14 +78,13 @@ def bilinear(image, x, y):
     return total
 
 
-def slow_competition(objective, division, batch):
+def slow_competition(division, batch):
     """Cross-entropy of claims with the shares at the same place of the other view."""
     change = batch.view_transforms.double()
     total = weight = 0.0
     for first in range(0, len(batch.labels), 2):
         if division[first] is None:
             continue
-        own = groups_of(objective, batch.labels[first])
         for start, end in ((first, first + 1), (first + 1, first)):
             _, masses, claims, _ = division[start]
             shares, _, _, attention = division[end]
@@ -102,21 +94,21 @@ def slow_competition(objective, division, batch):
                 x, y = (change[end, :, :2] @ photo + change[end, :, 2]).tolist()
                 if not (-0.5 <= x <= SIDE - 0.5 and -0.5 <= y <= SIDE - 0.5):
                     continue
-                targets = {g: bilinear(shares[g].view(SIDE, SIDE), x, y) for g in own}
+                targets = {g: bilinear(shares[g].view(SIDE, SIDE), x, y) for g in range(4)}
                 counted = float(masses[c]) * bilinear(attention, x, y)
-                whole = claims[own, c].exp().sum()
-                for g in own:
+                whole = claims[:, c].exp().sum()
+                for g in range(4):
                     share = targets[g] / max(sum(targets.values()), 1e-12)
                     total -= counted * share * float((claims[g, c].exp() / whole).log())
                 weight += counted
     return total / weight
 
 
-def slow_territory(objective, division, batch, weights):
+def slow_territory(division, batch, weights):
     """Share of the responses of groups in cells of others."""
     outside = []
     for n, label in enumerate(batch.labels.tolist()):
-        for g in groups_of(objective, label):
+        for g in range(4) if label >= 0 else ():
             where = (weights[n, g] + weights[n, g + 4]) / 2
             outside.append(1 - float((where * division[n][0][g]).sum()))
     return sum(outside) / len(outside)

@@ -179,19 +179,16 @@ def test_groups_agree_with_loops(member):
 
 def test_responses_beside_the_object_agree_with_loops(maps, member):
     weights = functional.cell_weights(maps, torch.ones(K).double(), 2.0)
-    attention = torch.rand(N, 2, weights.shape[2]).double()
-    categories = torch.tensor([[0, 1, 0, 0]])
-    found = functional.off_object(weights, attention, categories, member)
+    attention = torch.rand(N, weights.shape[2]).double()
+    found = functional.off_object(weights, attention, member)
     shares = []
     for n in range(N):
         for k in range(K):
             if member[n, k]:
-                beside = 1 - attention[n, categories[0, k]]
+                beside = 1 - attention[n]
                 shares.append(sum(w * b for w, b in zip(weights[n, k], beside, strict=True)))
     assert found.item() == pytest.approx(float(sum(shares)) / len(shares))
-    in_each = functional.off_object(weights, attention, categories.expand(N, -1), member)
-    assert in_each == found
-    everywhere = functional.off_object(weights, attention * 0 + 1, categories, member)
+    everywhere = functional.off_object(weights, attention * 0 + 1, member)
     assert everywhere.item() == pytest.approx(0, abs=1e-12)
 
 
@@ -342,7 +339,7 @@ def everything(maps, cells, member):
             functional.concentration(spreads, member),
             functional.equivariance(positions.flip(0), positions, variance, member),
             functional.agreement(positions, groups, assignment, member),
-            functional.off_object(weights, attention, torch.zeros(1, K).long(), member),
+            functional.off_object(weights, attention[:, 0], member),
             functional.outside_territory(where, shares, own),
             functional.competition(scores, own, shares, counted),
         ]

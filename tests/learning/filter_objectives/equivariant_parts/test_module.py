@@ -18,7 +18,6 @@ from tests.learning.filter_objectives.equivariant_parts.slow_terms import (
     CATEGORIES,
     FILTERS,
     SIDE,
-    groups_of,
     slow_competition,
     slow_division,
     slow_object_terms,
@@ -27,7 +26,7 @@ from tests.learning.filter_objectives.equivariant_parts.slow_terms import (
 
 LAYER = "head.convolution_2"
 WEIGHTS = (
-    "presence", "equivariance", "concentration", "object", "agreement", "competition", "territory"
+    "equivariance", "concentration", "object", "agreement", "competition", "territory"
 )  # fmt: skip
 NEED_OBJECT = ("object", "competition", "territory")
 
@@ -93,32 +92,13 @@ def test_it_reads_what_the_relu_takes():
     assert first.taps == ("relu",)
 
 
-def test_filters_are_spread_over_groups_and_categories():
-    _, objective = attached(num_groups=4)
-    assert objective.filter_categories(LAYER).tolist() == [0, 1] * 4
-    _, objective = attached(num_categories=3, num_groups=1)  # at least one group per category
-    assert objective.filter_categories(LAYER).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    _, objective = attached(by_category=False)
-    assert objective.filter_categories(LAYER).tolist() == [BACKGROUND] * 8
-
-
-def test_with_one_category_it_does_not_matter_whose_parts_filters_follow():
-    batch = view_batch(num_categories=1)
-    found = [
-        terms_of(*attached(num_categories=1, by_category=choice), batch) for choice in (True, False)
-    ]
-    assert found[0] == found[1]
-
-
 def slow_terms(network, objective, batch):
     """All terms from their definitions, with loops over images, filters and groups."""
     with torch.no_grad(), ActivationTap(network, [LAYER, "relu"]) as tap:
         network(batch.images)
     maps = tap.activations[LAYER]
     cells = functional.cell_positions((SIDE, SIDE), network.geometry(LAYER), SIDE, maps)
-    member = torch.tensor(
-        [[float(k % 4 in groups_of(objective, n)) for k in range(FILTERS)] for n in batch.labels]
-    )
+    member = torch.tensor([[float(label >= 0)] * FILTERS for label in batch.labels])
     ranges = functional.response_range(maps, member)
     weights = functional.cell_weights(maps, ranges, 20.0)
     u, spread = functional.soft_positions(weights, cells)
@@ -126,15 +106,14 @@ def slow_terms(network, objective, batch):
     rows = range(len(batch.labels))
     own = [(n, k) for n in rows for k in range(FILTERS) if member[n, k]]
     found = {
-        "presence": functional.presence(maps.amax((2, 3)), member, 1 - member),
         "concentration": sum(spread[n, k] for n, k in own) / len(own),
         "agreement": sum((u[n, k] - groups[n, k % 4]).square().sum() for n, k in own) / len(own),
     }
     before = tap.activations["relu"]
     found |= slow_object_terms(objective, before, batch.labels, weights)
     division = slow_division(objective, maps, ranges, before, batch)
-    found["competition"] = slow_competition(objective, division, batch)
-    found["territory"] = slow_territory(objective, division, batch, weights)
+    found["competition"] = slow_competition(division, batch)
+    found["territory"] = slow_territory(division, batch, weights)
     errors = []
     for first in range(0, len(batch.labels), 2):
         for start, end in ((first, first + 1), (first + 1, first)):
@@ -154,9 +133,8 @@ def slow_terms(network, objective, batch):
     return {f"{LAYER}/{name}": value for name, value in found.items()}
 
 
-@pytest.mark.parametrize("by_category", [True, False])
-def test_terms_agree_with_loops(by_category):
-    network, objective = attached(by_category=by_category)
+def test_terms_agree_with_loops():
+    network, objective = attached()
     batch = view_batch()
     expected, found = slow_terms(network, objective, batch), terms_of(network, objective, batch)
     assert {name.rsplit("/")[-1] for name in found} == {*WEIGHTS, "attention"}
