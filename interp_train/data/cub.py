@@ -73,6 +73,7 @@ class CubData(PhotoData):
         in_memory: see `PhotoData`.
         on_error: see `PhotoData`.
         views_per_photo: see `PhotoData`.
+        augment_validation: see `PhotoData`.
 
     Raises:
         FileNotFoundError: for a missing folder or file.
@@ -102,12 +103,14 @@ class CubData(PhotoData):
         in_memory: bool = True,
         on_error: str = "raise",
         views_per_photo: int = 1,
+        augment_validation: bool = False,
     ) -> None:
         super().__init__(
             image_size=image_size, batch_size=batch_size, num_workers=num_workers, seed=seed,
             min_area=min_area, margin=margin,
             augmentation=check_augmentation(flip, scale, aspect, shift, rotation), mean=mean,
             std=std, in_memory=in_memory, on_error=on_error, views_per_photo=views_per_photo,
+            augment_validation=augment_validation,
         )  # fmt: skip
         self.root, self.task, self.split = root, task, split
         self.backgrounds_per_photo = backgrounds_per_photo

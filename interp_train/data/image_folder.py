@@ -55,6 +55,7 @@ class ImageFolderData(PhotoData):
         in_memory: see `PhotoData`.
         on_error: see `PhotoData`.
         views_per_photo: see `PhotoData`.
+        augment_validation: see `PhotoData`.
 
     Raises:
         FileNotFoundError: if the folder is missing.
@@ -84,12 +85,14 @@ class ImageFolderData(PhotoData):
         in_memory: bool = False,
         on_error: str = "raise",
         views_per_photo: int = 1,
+        augment_validation: bool = False,
     ) -> None:
         super().__init__(
             image_size=image_size, batch_size=batch_size, num_workers=num_workers, seed=seed,
             min_area=min_area, margin=margin,
             augmentation=check_augmentation(flip, scale, aspect, shift, rotation), mean=mean,
             std=std, in_memory=in_memory, on_error=on_error, views_per_photo=views_per_photo,
+            augment_validation=augment_validation,
         )  # fmt: skip
         check_range("val_share", val_share, 0.01, 0.99)
         self.root, self.val_share, self.background, self.boxes = root, val_share, background, boxes

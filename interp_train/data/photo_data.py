@@ -91,6 +91,8 @@ class PhotoData(LightningDataModule, ABC):
             them, which decodes all images at the start and logs what was left out.
         views_per_photo: views of each training sample in a batch, which then holds so many
             times `batch_size` images and is a `ViewBatch`; for objectives that compare views.
+        augment_validation: show one augmented view of each validation sample, the same for every
+            network and epoch; for measures on objects that are not cut out exactly.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class PhotoData(LightningDataModule, ABC):
         in_memory: bool,
         on_error: str,
         views_per_photo: int = 1,
+        augment_validation: bool = False,
     ) -> None:
         super().__init__()
         check_range("views_per_photo", views_per_photo, 1)
@@ -124,7 +127,7 @@ class PhotoData(LightningDataModule, ABC):
         self.augmentation = augmentation
         self.mistakes = Mistakes(on_error)
         self.min_area = min_area
-        self.views_per_photo = views_per_photo
+        self.views_per_photo, self.augment_validation = views_per_photo, augment_validation
         self._check_views()
         self._datasets: dict[str, Dataset[Batch]] = {}
         self._photo_sets: dict[str, PhotoDataset] = {}
@@ -224,7 +227,7 @@ class PhotoData(LightningDataModule, ABC):
                 photos,
                 appearance,
                 augmentation=self._augmentation(split),
-                seed=self.seed,
+                seed=self.seed if split == "train" else 0,
                 in_memory=self.in_memory,
                 views_per_photo=self.views_per_photo if split == "train" else 1,
             )
@@ -242,7 +245,8 @@ class PhotoData(LightningDataModule, ABC):
 
     def _augmentation(self, split: str) -> ViewAugmentation | None:
         changes = self.augmentation != ViewAugmentation()
-        return self.augmentation if split == "train" and changes else None
+        shown = changes and (split == "train" or self.augment_validation)
+        return self.augmentation if shown else None
 
     def _limit_memory(self) -> None:
         """Decode photos again in each epoch where keeping them takes too much memory."""

@@ -226,3 +226,21 @@ def test_views_of_one_photo_are_mirrored_in_turn(folder):
 def test_views_need_something_in_which_they_differ(folder):
     with pytest.raises(ValueError, match="`views_per_photo` must be 1 without augmentation"):
         small(folder, views_per_photo=2)
+
+
+def test_validation_shows_one_augmented_view_that_no_seed_changes(folder):
+    plain, moved = small(folder, **JITTER), small(folder, augment_validation=True, **JITTER)
+    other = small(folder, augment_validation=True, seed=7, **JITTER)
+    everything = range(len(plain.dataset("val")))
+    still, first, second = (
+        data.dataset("val").__getitems__(everything) for data in (plain, moved, other)
+    )
+    assert torch.equal(first.sample_ids, still.sample_ids)
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.boxes, second.boxes)
+    assert not torch.equal(first.images, still.images)
+    known = ~still.boxes.isnan().any(1)
+    assert not torch.allclose(first.boxes[known], still.boxes[known], atol=1)
+    without = small(folder, augment_validation=True, flip=False)  # nothing to draw
+    upright = small(folder, flip=False)
+    assert torch.equal(without.dataset("val")[0].images, upright.dataset("val")[0].images)
