@@ -1,6 +1,7 @@
 """Measure a trained network: one validation with all measures, in a folder of its own."""
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from interp_train.experiment import (
 )
 from interp_train.stopwatch import stopwatch_of
 from interp_train.systems import checkpoint_path, load_system
-from interp_train.targets import build
+from interp_train.targets import build, locate
 from interp_train.terminal_table import output_console
 
 
@@ -87,13 +88,18 @@ def chosen_checkpoint(path: Path, which: str) -> Path:
 def evaluated_data(trained: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The data node of a run with some keys changed, or another data set altogether.
 
+    Keys that the data set has got since the run are known, too.
+
     Raises:
         ValueError: for a key that the run's data does not have.
     """
     if "_target_" in changes:
         return dict(changes)
+    known = dict(trained)
+    if "_target_" in trained:
+        known |= signature(locate(trained["_target_"])).parameters
     for key in changes:
-        check_name(f"data.{key}", key, trained, "a key of the run's data")
+        check_name(f"data.{key}", key, known, "a key of the run's data")
     return {**trained, **changes}
 
 
