@@ -30,6 +30,18 @@ BIRD_REGIONS = {
     "belly and legs": ("belly", "left leg", "right leg"),
     "back, wings and tail": ("back", "left wing", "right wing", "tail"),
 }
+_JAW = tuple(f"jaw {number}" for number in range(1, 18))
+_BROWS = tuple(
+    f"{side} eyebrow {number}" for side in ("left", "right") for number in range(5, 0, -1)
+)
+FACE_OUTLINE = (*_JAW, *_BROWS)
+FACE_REGIONS = {
+    "jaw": _JAW,
+    "eyes": tuple(f"{side} eye {number}" for side in ("right", "left") for number in range(1, 7)),
+    "eyebrows": _BROWS,
+    "nose": tuple(f"nose {number}" for number in range(1, 10)),
+    "mouth": tuple(f"mouth {number}" for number in range(1, 21)),
+}
 _JITTER = 0.014  # of the side, so that filters in one cell are seen
 
 
@@ -47,6 +59,7 @@ def filters_over_landmarks(
     num_objects: int = 12,
     outline: Sequence[str] = BIRD_OUTLINE,
     regions: Mapping[str, Sequence[str]] = BIRD_REGIONS,
+    mark_landmarks: bool = False,
 ) -> Figure:
     """Where all filters fire in the same objects; a line per network.
 
@@ -58,6 +71,7 @@ def filters_over_landmarks(
         num_objects: how many.
         outline: landmarks around the object, in order.
         regions: parts that share a colour.
+        mark_landmarks: whether each landmark is drawn as a small cross, too.
 
     Raises:
         ValueError: for no record, one without part tracking, or too few objects with an outline.
@@ -83,6 +97,9 @@ def filters_over_landmarks(
             )
             row = int((record.table.sample_ids == sample).nonzero()[0, 0])
             _draw_object(axes, record, row, places, regions)
+            if mark_landmarks:
+                marks = record.table.part_locations[row].numpy()
+                axes.scatter(*marks.T, s=3, c=INK, marker="x", lw=0.3, zorder=2)
     _legend(figure, regions)
     return figure
 

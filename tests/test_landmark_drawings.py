@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
+from interp_train.data.cub import PART_GROUPS
+from interp_train.data.faces68 import PART_NAMES
 from interp_train.figures import MUTED, OKABE_ITO
-from interp_train.landmark_drawings import filters_over_landmarks
+from interp_train.landmark_drawings import (
+    BIRD_OUTLINE,
+    BIRD_REGIONS,
+    FACE_OUTLINE,
+    FACE_REGIONS,
+    filters_over_landmarks,
+)
 
 OUTLINE = ("nose", "tail", "foot")
 REGIONS = {"front": ("nose",), "rest": ("tail", "foot")}
@@ -42,6 +50,26 @@ def test_each_network_has_a_line_of_the_same_objects(tmp_path):
     for first, second in zip(outlines[:5], outlines[5:], strict=True):
         np.testing.assert_array_equal(first, second)
     assert [text.get_text() for text in figure.texts] == ["ordinary", "parts"]
+
+
+def test_landmarks_are_marked_on_demand(tmp_path):
+    paths = {"parts": record(tmp_path, "parts")}
+    options = {"num_objects": 2, "outline": OUTLINE, "regions": REGIONS}
+    plain = filters_over_landmarks(paths, **options)
+    marked = filters_over_landmarks(paths, mark_landmarks=True, **options)
+    assert len(plain.axes[1].collections) == 1
+    with np.load(paths["parts"]) as entries:
+        shown = marked.axes[1].collections[1].get_offsets()
+        np.testing.assert_array_equal(shown, entries["part_locations"][-1])
+
+
+def test_names_of_birds_and_faces_are_those_of_the_data():
+    assert set(BIRD_OUTLINE) | {p for parts in BIRD_REGIONS.values() for p in parts} == {
+        part for parts in PART_GROUPS.values() for part in parts
+    }
+    followed = [part for parts in FACE_REGIONS.values() for part in parts]
+    assert sorted(followed) == sorted(PART_NAMES)
+    assert set(FACE_OUTLINE) <= set(PART_NAMES)
 
 
 def test_filters_have_the_colour_of_what_they_follow(tmp_path):
