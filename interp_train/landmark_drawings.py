@@ -98,8 +98,8 @@ def filters_over_landmarks(
             row = int((record.table.sample_ids == sample).nonzero()[0, 0])
             _draw_object(axes, record, row, places, regions)
             if mark_landmarks:
-                marks = record.table.part_locations[row].numpy()
-                axes.scatter(*marks.T, s=3, c=INK, marker="x", lw=0.3, zorder=2)
+                x, y = record.table.part_locations[row].numpy().T
+                axes.scatter(x, y, s=3, c=INK, marker="x", lw=0.3, zorder=2)
     _legend(figure, regions)
     return figure
 
