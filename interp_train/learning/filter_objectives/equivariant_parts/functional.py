@@ -272,22 +272,40 @@ def group_scores(maps: Tensor, ranges: Tensor, assignment: Tensor, sharpness: fl
     return group_means(maps.flatten(2) * factors[:, None], assignment)
 
 
+@torch.no_grad()
 def around(maps: Tensor) -> Tensor:
-    """Mean of the 3x3 cells around each cell that lie on the map; ``(N, units, h, w)``."""
-    return torch.nn.functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)
+    """Mean of the 3x3 cells around each cell that lie on the map, without gradient.
+
+    By shifted sums along the rows and the columns: the pooling kernel that leaves the border out of
+    its counts takes ten times as long on a CPU.
+
+    Args:
+        maps: ``(N, units, h, w)``.
+    """
+    counts = maps.new_ones(())
+    for axis in (2, 3):
+        size = maps.shape[axis]
+        sums, number = maps.clone(), maps.new_full((size,), 3.0)
+        sums.narrow(axis, 1, size - 1).add_(maps.narrow(axis, 0, size - 1))
+        sums.narrow(axis, 0, size - 1).add_(maps.narrow(axis, 1, size - 1))
+        number[0] -= 1
+        number[-1] -= 1
+        maps, counts = sums, counts * (number[:, None] if axis == 2 else number)
+    return maps.div_(counts)
 
 
-def local_contrast(maps: Tensor) -> Tensor:
+@torch.no_grad()
+def local_contrast(maps: Tensor, means: Tensor) -> Tensor:
     """Mean over units of the squared difference from the mean of 3x3 cells, without gradient.
 
     Args:
         maps: ``(N, units, h, w)``.
+        means: from `around`.
 
     Returns:
         ``(N, h, w)``.
     """
-    maps = maps.detach()
-    return (maps - around(maps)).square().mean(1)
+    return (maps - means).square_().mean(1)
 
 
 def cell_masses(attention: Tensor, contrast: Tensor, member: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from interp_train.collectives import sum_over_processes
-from interp_train.learning.filter_objectives.equivariant_parts import functional
 
 _EPS = 1e-5
 
@@ -42,16 +41,21 @@ class ObjectAttention(nn.Module):
         """Logits of each cell ``(N, C, h * w)`` of maps ``(N, units, ., .)``.
 
         Args:
-            maps: what tells the object.
+            maps: what tells the object, each cell the mean of those around it
+                (`functional.around`).
             size: ``(h, w)`` of the cells; maps of another size are interpolated.
             follow: whether the running statistics move, in training mode; once per step.
         """
-        maps = functional.around(maps.detach().to(self.mean.dtype))
+        maps = maps.detach().to(self.mean.dtype)
         if self.training and follow:
             self._follow(maps)
-        deviation = (self.square - self.mean.square()).clamp(min=0) + _EPS
-        standard = (maps - self.mean[:, None, None]) * deviation.rsqrt()[:, None, None]
-        logits: Tensor = self.score(standard)
+        variance = (self.square - self.mean.square()).clamp(min=0)
+        # Standardisation and scores in one product: a convolution with few outputs is slow.
+        weight = self.score.weight.flatten(1) * (variance + _EPS).rsqrt()
+        assert self.score.bias is not None
+        offset = self.score.bias - weight @ self.mean
+        logits: Tensor = weight @ maps.flatten(2) + offset[:, None]
+        logits = logits.view(len(maps), -1, *maps.shape[2:])
         if logits.shape[2:] != size:
             logits = nn.functional.interpolate(logits, size, mode="bilinear")
         return logits.flatten(2)

@@ -41,6 +41,15 @@ class _Places(NamedTuple):
     ranges: Tensor  # (K,)
 
 
+class _Seen(NamedTuple):
+    """What the terms of a layer start from; those that compare views take it over."""
+
+    activations: Tensor  # of the layer, which tell the step that this belongs to
+    places: _Places
+    logits: Tensor | None  # of the object in each cell, (N, C, h * w); None where nothing asks
+    contrast: Tensor | None  # (N, h', w') of the map that is read
+
+
 class _Pairs(NamedTuple):
     """Pairs of views of a photo, each in both directions."""
 
@@ -139,6 +148,7 @@ class EquivariantParts(nn.Module):
         self.read_layers: list[str] = []
         self.attention = nn.ModuleList()
         self._latest: dict[str, dict[str, Tensor]] = {}
+        self._seen: dict[str, _Seen] = {}  # from `loss_terms` to `view_terms` of the same step
 
     def _check_options(self) -> None:
         if not self.taps:
@@ -166,15 +176,15 @@ class EquivariantParts(nn.Module):
     ) -> dict[str, Tensor]:
         """``<layer>/<term>`` for the terms that need no views; see `FilterObjective`."""
         self._latest.clear()
+        self._seen.clear()
         terms = {}
-        for number, layer in enumerate(self.layers):
+        for layer in self.layers:
             with torch.autocast(labels.device.type, enabled=False):
-                places = self._places(layer, activations[layer], labels)
-                found = self._terms(layer, places)
-                if self.attention:
-                    read, size = activations[self.read_layers[number]], activations[layer].shape[2:]
-                    logits = self.attention[number](read, size)
-                    found |= self._object_terms(places, logits, labels)
+                seen = self._look(layer, activations, labels, follow=True)
+                found = self._terms(layer, seen.places)
+                if seen.logits is not None:
+                    found |= self._object_terms(seen.places, seen.logits, labels)
+            self._seen[layer] = seen
             terms.update({f"{layer}/{name}": value for name, value in found.items()})
         return terms
 
@@ -184,17 +194,16 @@ class EquivariantParts(nn.Module):
         """``<layer>/<term>`` for those that compare views; see `ViewObjective`."""
         terms: dict[str, Tensor] = {}
         pairs = _pairs(batch, self._image_size)
-        for number, layer in enumerate(self.layers):
+        for layer in self.layers:
             with torch.autocast(batch.labels.device.type, enabled=False):
-                places = self._places(layer, activations[layer], batch.labels)
+                seen = self._seen.pop(layer, None)
+                if seen is None or seen.activations is not activations[layer]:
+                    seen = self._look(layer, activations, batch.labels, follow=False)
                 found = {}
                 if self.weights["equivariance"]:
-                    found["equivariance"] = self._equivariance(places, pairs)
+                    found["equivariance"] = self._equivariance(seen.places, pairs)
                 if self.weights["competition"] or self.weights["territory"]:
-                    read = activations[self.read_layers[number]]
-                    size = (places.maps.shape[2], places.maps.shape[3])
-                    logits = self.attention[number](read, size, follow=False)
-                    found |= self._division(places, pairs, batch.labels, (logits, read))
+                    found |= self._division(seen, pairs, batch.labels)
             terms |= {f"{layer}/{name}": self.weights[name] * found[name] for name in found}
         return terms
 
@@ -223,6 +232,22 @@ class EquivariantParts(nn.Module):
 
     def _number_of_groups(self, num_filters: int) -> int:
         return min(self.num_groups, num_filters)
+
+    def _look(
+        self, layer: str, activations: Mapping[str, Tensor], labels: Tensor, follow: bool
+    ) -> _Seen:
+        """Places of the filters of a layer, and where the object is."""
+        places = self._places(layer, activations[layer], labels)
+        if not self.attention:
+            return _Seen(activations[layer], places, None, None)
+        number = self.layers.index(layer)
+        read = activations[self.read_layers[number]].detach().to(places.maps.dtype)
+        means = functional.around(read)
+        size = (places.maps.shape[2], places.maps.shape[3])
+        logits = self.attention[number](means, size, follow)
+        divided = self.weights["competition"] or self.weights["territory"]
+        contrast = functional.local_contrast(read, means) if divided else None
+        return _Seen(activations[layer], places, logits, contrast)
 
     def _places(self, layer: str, activations: Tensor, labels: Tensor) -> _Places:
         maps = activations if activations.dtype == torch.float64 else activations.float()
@@ -272,13 +297,12 @@ class EquivariantParts(nn.Module):
             self.training,
         )
 
-    def _division(
-        self, places: _Places, pairs: _Pairs, labels: Tensor, seen: tuple[Tensor, Tensor]
-    ) -> dict[str, Tensor]:
-        """How groups divide objects among themselves; `seen` are logits of the object and map."""
+    def _division(self, seen: _Seen, pairs: _Pairs, labels: Tensor) -> dict[str, Tensor]:
+        """How groups divide objects among themselves."""
+        places = seen.places
         assignment = self._assignment(places.member)
         own = places.member[:, : assignment.shape[1]]  # filter g is in group g
-        attention, contrast = _seen_object(*seen, labels, places.maps)
+        attention, contrast = _seen_object(seen, labels)
         masses = functional.cell_masses(attention, contrast, own.amax(1))
         scores = functional.group_scores(
             places.maps, places.ranges, assignment, _COMPETITION_SHARPNESS
@@ -311,12 +335,12 @@ def _pairs(batch: ViewBatch, side: int) -> _Pairs:
 
 
 @torch.no_grad()
-def _seen_object(
-    logits: Tensor, read: Tensor, labels: Tensor, maps: Tensor
-) -> tuple[Tensor, Tensor]:
+def _seen_object(seen: _Seen, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Attention to the image's own category and contrast of each cell, both ``(N, h * w)``."""
-    attention = functional.object_attention(logits).to(maps.dtype)
-    contrast = functional.local_contrast(read.to(maps.dtype))[:, None]
+    assert seen.logits is not None
+    assert seen.contrast is not None
+    maps, contrast = seen.places.maps, seen.contrast[:, None]
+    attention = functional.object_attention(seen.logits).to(maps.dtype)
     if contrast.shape[2:] != maps.shape[2:]:
         contrast = nn.functional.interpolate(contrast, maps.shape[2:], mode="bilinear")
     return _of_own_category(attention, labels), contrast.flatten(1)

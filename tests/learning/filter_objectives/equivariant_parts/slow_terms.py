@@ -53,7 +53,7 @@ def slow_division(objective, maps, ranges, before, batch):
     """Who owns each cell of each image, its mass, the claims, and the attention there."""
     places = [(n, i, j) for n in range(len(maps)) for i in range(SIDE) for j in range(SIDE)]
     attention = (2 * slow_attention(objective, before, places).sigmoid() - 1).relu()
-    contrast = functional.local_contrast(before)
+    contrast = functional.local_contrast(before, functional.around(before))
     found = []
     for n, label in enumerate(batch.labels.tolist()):
         if label < 0:

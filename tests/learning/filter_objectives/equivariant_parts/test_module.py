@@ -144,6 +144,28 @@ def test_terms_agree_with_loops():
     assert found[f"{LAYER}/equivariance"] > 0
 
 
+def test_terms_of_views_take_over_what_the_others_found(monkeypatch):
+    network, objective = attached()
+    batch = view_batch()
+    with ActivationTap(network, objective.taps) as tap:
+        logits = network(batch.images)
+    activations = tap.take()
+    calls, weigh = [], functional.cell_weights
+    monkeypatch.setattr(functional, "cell_weights", lambda *a: calls.append(1) or weigh(*a))
+    objective.loss_terms(activations, batch.labels, logits, 1)
+    found = objective.view_terms(activations, batch, 1)
+    assert len(calls) == 1
+    again = objective.view_terms(activations, batch, 1)  # nothing is kept after the step
+    assert len(calls) == 2
+    objective.loss_terms({n: a + 1 for n, a in activations.items()}, batch.labels, logits, 1)
+    other = objective.view_terms(activations, batch, 1)  # what belongs to others is not taken
+    assert len(calls) == 4
+    for name, value in found.items():
+        torch.testing.assert_close(again[name], value)
+        if not name.endswith(("competition", "territory")):  # statistics of the object have moved
+            torch.testing.assert_close(other[name], value)
+
+
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_term_of_weight_zero_is_left_out(name):
     network, objective = attached(**{f"{name}_weight": 0.0})
