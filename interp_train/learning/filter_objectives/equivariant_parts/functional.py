@@ -238,7 +238,7 @@ def group_means(values: Tensor, assignment: Tensor) -> Tensor:
         ``(N, G, 2)`` or ``(N, G, h * w)``.
     """
     shares = assignment / assignment.sum(0).clamp(min=1)
-    return torch.einsum("nkd,kg->ngd", values, shares)
+    return shares.mT @ values
 
 
 def agreement(
@@ -253,7 +253,7 @@ def agreement(
         member: ``(N, K)``.
         across: see the module.
     """
-    own = torch.einsum("ngd,kg->nkd", groups, assignment)
+    own = assignment @ groups
     return weighted_mean((positions - own).square().sum(-1), member, across)
 
 
