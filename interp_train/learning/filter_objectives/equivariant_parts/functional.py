@@ -274,13 +274,9 @@ def group_scores(maps: Tensor, ranges: Tensor, assignment: Tensor, sharpness: fl
 
 @torch.no_grad()
 def around(maps: Tensor) -> Tensor:
-    """Mean of the 3x3 cells around each cell that lie on the map, without gradient.
+    """Mean of the 3x3 cells around each cell of ``(N, units, h, w)`` that lie on the map.
 
-    By shifted sums along the rows and the columns: the pooling kernel that leaves the border out of
-    its counts takes ten times as long on a CPU.
-
-    Args:
-        maps: ``(N, units, h, w)``.
+    By shifted sums: the kernel of a pooling without its border takes ten times as long on a CPU.
     """
     counts = maps.new_ones(())
     for axis in (2, 3):
@@ -296,14 +292,11 @@ def around(maps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def local_contrast(maps: Tensor, means: Tensor) -> Tensor:
-    """Mean over units of the squared difference from the mean of 3x3 cells, without gradient.
+    """Mean over units of the squared difference from the mean of 3x3 cells, ``(N, h, w)``.
 
     Args:
         maps: ``(N, units, h, w)``.
         means: from `around`.
-
-    Returns:
-        ``(N, h, w)``.
     """
     return (maps - means).square_().mean(1)
 
