@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "all")
 
 
 class PartReader(Protocol):
-    """What reads annotated photos: such as any `PhotoData` with parts.
+    """What reads annotated photos, such as any `PhotoData` with parts.
 
     Attributes:
         mistakes: what to do with bad images.
