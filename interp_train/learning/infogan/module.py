@@ -8,51 +8,45 @@ Interpretable Representation Learning by Information Maximizing Generative Adver
 term is that of Z. Lin, K. Thekumparampil, G. Fanti, S. Oh, "InfoGAN-CR and ModelCentrality", ICML
 2020.
 
+`transforms` are ours: discrete codes are then read in images under random affine transforms, so
+that they mean what no slant, size or place changes. Ojha, Singh, Hsieh & Lee, "Elastic-InfoGAN",
+NeurIPS 2020, want the like of Q on real images.
+
 Deviates from InfoGAN-CR in drawing the codes that a pair does not share independently, without the
 gap that shrinks during training.
 """
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from interp_train.affine_transforms import drawn_transforms, transformed
 from interp_train.backbones.backbone import Backbone
 from interp_train.batch_normalisation import WholeBatchNorm
-from interp_train.checks import check_choice, check_name, check_range
+from interp_train.checks import check_choice, check_range
 from interp_train.figures import unnormalised
 from interp_train.learning.infogan import functional
 from interp_train.learning.infogan.layers import CodeHead, Generator, PairHead, Scores
 from interp_train.learning.infogan.measures import CodeMeasures
+from interp_train.learning.infogan.settings import (
+    TRANSFORMS,
+    WEIGHTS,
+    check_trainer,
+    checked_transforms,
+    checked_weights,
+)
 from interp_train.learning.infogan.steps import UPDATES, descend, follow, learners
 from interp_train.protocols import FilterObjective
 from interp_train.structures import Batch, DataInfo, StepOutputs
 from interp_train.systems import LearnedSystem
 from interp_train.target_scores import evaluation_mode
 
-WEIGHTS = {"discrete": 1.0, "continuous": 1.0, "r1": 0.0, "contrastive": 0.0}
 # What latents are drawn for: the last entry of their key.
 _FOR_DISCRIMINATOR, _FOR_GENERATOR, _FOR_INFORMATION, _FOR_PARTNERS, _FOR_VALIDATION = range(5)
-
-
-class Weights(NamedTuple):
-    """Weights of the loss terms beside the adversarial one; they are `WEIGHTS` by default.
-
-    Attributes:
-        discrete: lambda of categorical and Bernoulli codes.
-        continuous: lambda of uniform codes; smaller where codes are many and continuous.
-        r1: of the gradient penalty; needs a trunk without batch normalisation.
-        contrastive: of the contrastive term; needs at least two codes.
-    """
-
-    discrete: float
-    continuous: float
-    r1: float
-    contrastive: float
 
 
 @final
@@ -89,6 +83,9 @@ class InfoGan(LearnedSystem):
         fixed_deviation: Q's standard deviation of uniform codes is 1, as in the released code;
             False learns it.
         weights: see `Weights`; missing ones are those of `WEIGHTS`.
+        transforms: `AffineRanges` of random transforms of the generated images in which categorical
+            and Bernoulli codes are read in training; the discriminator sees none. Missing ones are
+            those of `TRANSFORMS`, which leave images as they are.
         update: who learns from what; see above.
         contrastive_start: batches before the contrastive term begins.
         average_decay: of the moving average of the generator's weights, from which pictures and
@@ -116,6 +113,7 @@ class InfoGan(LearnedSystem):
         slope: float = 0.01,
         fixed_deviation: bool = True,
         weights: Mapping[str, float] = WEIGHTS,
+        transforms: Mapping[str, Any] = TRANSFORMS,
         update: str = "official",
         contrastive_start: int = 0,
         average_decay: float | None = None,
@@ -132,6 +130,7 @@ class InfoGan(LearnedSystem):
         self.update, self.seed, self.contrastive_start = update, seed, contrastive_start
         self.average_decay, self.gradient_clip_norm = average_decay, gradient_clip_norm
         self.weights = checked_weights(weights)
+        self.ranges = checked_transforms(transforms, parsed)
         self._check(objectives)
         self._make_networks(generator, code_units, slope)
         self.make_optimizers = (discriminator_optimizer, generator_optimizer)
@@ -194,10 +193,19 @@ class InfoGan(LearnedSystem):
             self.pair_head = PairHead(shape, len(codes), units=code_units, slope=slope)
         discrete, continuous = self.weights.discrete, self.weights.continuous
         factors = [continuous if code.kind == "uniform" else discrete for code in codes]
-        self.register_buffer("code_weights", torch.tensor(factors), persistent=False)
+        black = torch.tensor([-mean / std for mean, std in zip(info.mean, info.std, strict=True)])
+        values = {
+            "code_weights": torch.tensor(factors),
+            "is_discrete": torch.tensor([code.kind != "uniform" for code in codes]),
+            "black": black[:, None, None],
+        }
+        for name, value in values.items():
+            self.register_buffer(name, value, persistent=False)
         self.measures = CodeMeasures(codes, len(info.class_names))
 
     code_weights: Tensor
+    is_discrete: Tensor
+    black: Tensor
 
     # -- images and codes ------------------------------------------------------------------
 
@@ -262,7 +270,8 @@ class InfoGan(LearnedSystem):
         if self.weights.r1:
             terms["r1"] = self.weights.r1 * functional.gradient_penalty(real, images)
         if self.update == "official":
-            terms["discriminator_information"] = self._information(features, latents)
+            moved = self._moved_features(generated, batch.sample_ids, _FOR_DISCRIMINATOR)
+            terms["discriminator_information"] = self._information(latents, features, moved)
         return self._descend(terms, "discriminator")
 
     def generator_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -273,7 +282,8 @@ class InfoGan(LearnedSystem):
         terms = {"generator": functional.generator_loss(self.scores(features))}
         names = ["generator"]
         if self.update in ("official", "generator_and_q"):
-            terms["generator_information"] = self._information(features, latents)
+            moved = self._moved_features(generated, batch.sample_ids, _FOR_GENERATOR)
+            terms["generator_information"] = self._information(latents, features, moved)
         if self.pair_head is not None and self.global_step >= self.contrastive_start:
             terms["contrastive"] = self._contrastive(self.pair_head, latents, generated, batch)
             names.append("contrastive")
@@ -283,8 +293,10 @@ class InfoGan(LearnedSystem):
         """A step on the codes alone."""
         latents = self.draw(batch.sample_ids, _FOR_INFORMATION)
         with torch.set_grad_enabled(self.update != "untied"):
-            features = self.network(self._generated(latents))
-        terms = {"information": self._information(features, latents)}
+            generated = self._generated(latents)
+            features = self.network(generated)
+            moved = self._moved_features(generated, batch.sample_ids, _FOR_INFORMATION)
+        terms = {"information": self._information(latents, features, moved)}
         return self._descend(terms, "information", counted=True)
 
     @property
@@ -310,10 +322,25 @@ class InfoGan(LearnedSystem):
         chosen = [optimizers[name] for name in names]
         return descend(terms, chosen, counted=counted, largest_norm=self.gradient_clip_norm)
 
-    def _information(self, features: Tensor, latents: functional.Latents) -> Tensor:
-        """Weighted cross-entropy of the codes; also logs L_I of each."""
+    def _moved_features(self, images: Tensor, ids: Tensor, purpose: int) -> Tensor | None:
+        """Features of images under random transforms; None if there are to be none."""
+        if self.ranges is None:
+            return None
+        key = (self.seed, self.current_epoch, purpose, 1 + len(self.prior.codes))
+        transforms = drawn_transforms(ids, self.ranges, *key)
+        moved = transformed(images - self.black, transforms) + self.black
+        features: Tensor = self.network(moved)
+        return features
+
+    def _information(
+        self, latents: functional.Latents, features: Tensor, moved: Tensor | None
+    ) -> Tensor:
+        """Weighted cross-entropy of the codes, discrete ones read in `moved`; also logs L_I."""
         codes = self.prior.codes
         likelihoods = functional.log_likelihoods(self.code_head(features), latents.values, codes)
+        if moved is not None:
+            read = functional.log_likelihoods(self.code_head(moved), latents.values, codes)
+            likelihoods = torch.where(self.is_discrete, read, likelihoods)
         if self.writes_now():
             bounds = functional.information_bounds(likelihoods.detach(), codes)
             for code, bound in zip(codes, bounds, strict=True):
@@ -371,28 +398,3 @@ class InfoGan(LearnedSystem):
     def on_validation_epoch_end(self) -> None:
         """Log the measures of the codes."""
         self.log_dict(self.measures.summary())
-
-
-def checked_weights(given: Mapping[str, float]) -> Weights:
-    """`WEIGHTS` with those that are given.
-
-    Raises:
-        ValueError: for a name that is none, or a negative weight.
-    """
-    for name, weight in given.items():
-        check_name("weights", name, WEIGHTS, "a weight of the loss")
-        check_range(f"weights.{name}", weight, 0.0)
-    return Weights(**{**WEIGHTS, **given})
-
-
-def check_trainer(precision: str | None, strategy: object) -> None:
-    """Raise ValueError for float16 with scaled losses, and strategies that spread the weights."""
-    if precision == "16-mixed":
-        raise ValueError(
-            "`trainer.precision` must not be '16-mixed', because each network would need a scale "
-            "of its own. Use bf16-mixed or 32-true."
-        )
-    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
-        raise ValueError(
-            f"`trainer.strategy` must be auto or ddp, but got {type(strategy).__name__}."
-        )

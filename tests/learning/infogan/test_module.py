@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from interp_train.affine_transforms import drawn_transforms, transformed
 from interp_train.learning.infogan.functional import drawn_latents, generator_input
-from interp_train.learning.infogan.module import check_trainer, checked_weights
+from interp_train.learning.infogan.settings import check_trainer, checked_weights
 from tests.learning.infogan.small_gan import Bars, bars, small_gan, trained
 
 PARTS = ("network", "scores", "code_head", "generator")
@@ -35,17 +36,29 @@ STEPS = {
 }
 
 
+TRANSFORMED = {
+    "official": {"rotation": 20.0, "scale": (0.7, 1.2)},
+    "untied": {"shift": 2.0, "shear": 0.3},
+}
+
+
 class SlowGan:
     """The same networks with losses written out and plain gradient descent."""
 
     def __init__(self, system):
         for part in PARTS:
             setattr(self, part, copy.deepcopy(getattr(system, part)).double().train())
-        self.prior, self.seed = system.prior, system.seed
+        self.prior, self.seed, self.ranges = system.prior, system.seed, system.ranges
 
-    def log_q(self, features, values):
+    def moved(self, images, ids, purpose):
+        """Black is -1; the key ends after the places of the two codes."""
+        transforms = drawn_transforms(ids, self.ranges, self.seed, 0, purpose, 3)
+        return transformed(images + 1, transforms) - 1
+
+    def log_q(self, features, moved, values):
         said = self.code_head(features)
-        category = nn.functional.log_softmax(said[:, :2], 1)
+        told = said if moved is None else self.code_head(self.network(moved))
+        category = nn.functional.log_softmax(told[:, :2], 1)
         first = sum(category[row, int(values[row, 0])] for row in range(len(values)))
         squares = sum((said[row, 2] - values[row, 1]) ** 2 for row in range(len(values)))
         constant = 0.5 * math.log(2 * math.pi)
@@ -65,7 +78,8 @@ class SlowGan:
         elif name == "generator":
             loss = loss - torch.log(self.scores(features).sigmoid()).mean()
         if with_codes is not False:
-            loss = loss - self.log_q(features, latents.values)
+            moved_images = None if self.ranges is None else self.moved(made, ids, purpose)
+            loss = loss - self.log_q(features, moved_images, latents.values)
         for part in PARTS:
             getattr(self, part).zero_grad()
         loss.backward()
@@ -76,9 +90,11 @@ class SlowGan:
         return loss.item()
 
 
-@pytest.mark.parametrize("update", list(STEPS))
-def test_one_batch_equals_the_steps_by_hand(tmp_path, update):
-    system = small_gan(update=update, make=torch.optim.SGD, lr=0.1)
+@pytest.mark.parametrize(
+    ("update", "transforms"), [*((update, {}) for update in STEPS), *TRANSFORMED.items()]
+)
+def test_one_batch_equals_the_steps_by_hand(tmp_path, update, transforms):
+    system = small_gan(update=update, make=torch.optim.SGD, lr=0.1, transforms=transforms)
     slow, data = SlowGan(system), Bars(number=8)
     order = next(iter(data.train_dataloader())).sample_ids
     images = data.train.__getitems__(order.tolist()).images.double()
@@ -202,6 +218,7 @@ def test_codes_are_read_back_after_a_short_training(tmp_path):
         {"trunk": {"normalisation": "instance"}, "weights": {"r1": 1.0}},
         {"trunk": {"normalisation": "none", "spectral_norm": True}, "fixed_deviation": False},
         {"codes": ["bernoulli", "bernoulli"], "noise": "normal"},
+        {"precision": "bf16-mixed", "transforms": {"rotation": 15.0, "shift": 1.0}},
     ],
 )
 def test_variants_train_with_finite_losses(tmp_path, options):
@@ -245,6 +262,12 @@ def test_what_does_not_fit_is_refused():
         small_gan(codes=["uniform"], weights={"contrastive": 1.0})
     with pytest.raises(ValueError, match=r"`network` must take the data's images, 1 channels of 8"):
         small_gan(trunk={"in_channels": 3})
+    with pytest.raises(ValueError, match="`transforms` must name a range of the transforms"):
+        small_gan(transforms={"turn": 3.0})
+    with pytest.raises(ValueError, match="`shear` must be >= 0"):
+        small_gan(transforms={"shear": -1.0})
+    with pytest.raises(ValueError, match="`codes` holds uniform ones only"):
+        small_gan(codes=["uniform"], transforms={"shift": 1.0})
     with pytest.raises(ValueError, match="`trainer.precision` must not be '16-mixed'"):
         check_trainer("16-mixed", None)
     with pytest.raises(ValueError, match="`trainer.strategy` must be auto or ddp, but got object"):

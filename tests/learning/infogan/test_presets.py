@@ -10,6 +10,7 @@ from interp_train.systems import build_system
 
 TRUNKS = {
     "infogan": ("gan_trunk",),
+    "infogan_transformed": ("gan_trunk",),
     "infogan_colour_32": ("gan_trunk_colour_32",),
     "infogan_64": ("gan_trunk_64",),
     "infogan_contrastive": (
@@ -21,7 +22,7 @@ TRUNKS = {
 @pytest.mark.parametrize("name", list(TRUNKS))
 def test_networks_fit_together(name):
     trunk, *more = TRUNKS[name]
-    size = {"infogan": 28, "infogan_colour_32": 32}.get(name, 64)
+    size = {"gan_trunk": 28, "gan_trunk_colour_32": 32}.get(trunk, 64)
     config = compose_config(
         "train",
         [f"learning={name}", f"backbone={trunk}", f"data.image_size={size}", *more,
@@ -50,7 +51,7 @@ def test_experiments_compose(name):
         assert trainer["max_epochs"] * trainer["limit_train_batches"] == 5000
 
 
-@pytest.mark.parametrize(("name", "number"), [("infogan_mnist", 20), ("infogan_sprites", 6)])
+@pytest.mark.parametrize(("name", "number"), [("infogan_mnist", 25), ("infogan_sprites", 6)])
 def test_studies_compose(name, number):
     runs = planned_runs(compose_config("study", [f"study={name}"]))
     assert len(runs) == number
