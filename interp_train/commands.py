@@ -42,7 +42,8 @@ def benchmark_command(config: Mapping[str, Any]) -> int:
     from interp_train.benchmark import BENCHMARKS
     from interp_train.host_memory import keep_freed_memory
 
-    keep_freed_memory()  # as in a run
+    if config["settings"]["keep_memory"]:
+        keep_freed_memory()
     check_name("target", config["target"], BENCHMARKS, "a part with a benchmark")
     benchmark = BENCHMARKS[config["target"]]
     taken = inspect.signature(benchmark).parameters

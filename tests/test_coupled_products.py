@@ -3,17 +3,21 @@
 import pytest
 import torch
 
+from interp_train import coupled_products
 from interp_train.coupled_products import coupled_agreement, coupled_sums
 
 NUM, INS, ATOMS, OUTS, SIZE = 3, 5, 2, 4, 6
 
 
-@pytest.fixture
-def tensors():
+@pytest.fixture(params=["one block", "blocks"])
+def tensors(request, monkeypatch):
+    if request.param == "blocks":  # of 2, 2 and 1 inputs
+        monkeypatch.setattr(coupled_products, "_BLOCK_BYTES", (0, 0))
+        monkeypatch.setattr(coupled_products, "_LEAST_BLOCK", 2)
     torch.manual_seed(0)
     shapes = {
-        "coefficients": (OUTS, NUM, INS), "outputs": (OUTS, NUM, SIZE),
-        "inputs": (NUM, ATOMS, INS), "weights": (OUTS, ATOMS * INS, SIZE),
+        "coefficients": (OUTS, INS, NUM), "outputs": (OUTS, SIZE, NUM),
+        "inputs": (ATOMS, INS, NUM), "weights": (OUTS, ATOMS * INS, SIZE),
     }  # fmt: skip
     return {
         name: torch.randn(shape, dtype=torch.float64, requires_grad=True)
@@ -22,26 +26,26 @@ def tensors():
 
 
 def images(inputs, weights):
-    """Image of each input for each output, ``(J, N, I, O)``, one by one."""
-    found = torch.zeros(OUTS, NUM, INS, SIZE, dtype=torch.float64)
+    """Image of each input for each output, ``(J, O, I, N)``, one by one."""
+    found = torch.zeros(OUTS, SIZE, INS, NUM, dtype=torch.float64)
     for j in range(OUTS):
         for n in range(NUM):
             for i in range(INS):
                 for d in range(ATOMS):
-                    found[j, n, i] += inputs[n, d, i].detach() * weights[j, d * INS + i].detach()
+                    found[j, :, i, n] += inputs[d, i, n].detach() * weights[j, d * INS + i].detach()
     return found
 
 
 def test_sums_weigh_the_images(tensors):
     everything = images(tensors["inputs"], tensors["weights"])
-    expected = (tensors["coefficients"][..., None] * everything).sum(2)
+    expected = (tensors["coefficients"][:, None] * everything).sum(2)
     found = coupled_sums(tensors["coefficients"], tensors["inputs"], tensors["weights"])
     torch.testing.assert_close(found, expected)
 
 
 def test_agreement_multiplies_images_and_outputs(tensors):
     everything = images(tensors["inputs"], tensors["weights"])
-    expected = (everything * tensors["outputs"][:, :, None]).sum(3)
+    expected = (everything * tensors["outputs"][:, :, None]).sum(1)
     found = coupled_agreement(tensors["outputs"], tensors["inputs"], tensors["weights"])
     torch.testing.assert_close(found, expected)
 
@@ -63,3 +67,15 @@ def test_coefficients_without_gradient_are_left_out(tensors):
     coupled_sums(fixed, tensors["inputs"], tensors["weights"]).sum().backward()
     assert fixed.grad is None
     assert tensors["inputs"].grad.abs().sum() > 0
+
+
+def test_many_blocks_in_half_precision_are_as_exact_as_one(monkeypatch):
+    torch.manual_seed(1)
+    coefficients, inputs = torch.rand(2, 400, 3), torch.rand(2, 400, 3)
+    weights = torch.rand(2, 800, 4).bfloat16()
+    expected = coupled_sums(coefficients, inputs, weights.float())
+    monkeypatch.setattr(coupled_products, "_BLOCK_BYTES", (0, 0))
+    monkeypatch.setattr(coupled_products, "_LEAST_BLOCK", 2)
+    found = coupled_sums(coefficients, inputs, weights)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.004, atol=0)  # one rounding

