@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from interp_train.atomic_files import write_json
+from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.heads import ConvolutionalHead
 from interp_train.backbones.torchvision_backbone import torchvision_backbone
 from interp_train.benchmark_timing import (
@@ -36,6 +37,7 @@ from interp_train.targets import build
 from interp_train.validation_benchmark import benchmark_validation
 
 ORDINARY = "none"  # the option of the ordinary twin
+CACHED_HEAD: dict[str, Any] = {"added_convolutions": 2, "channels": 96, "input_norm": True}
 _MEMORY_STEPS = 3
 
 
@@ -50,6 +52,8 @@ class Setting(NamedTuple):
         num_categories: C.
         device: torch's name.
         precision: ``"float32"`` or ``"bfloat16"`` (autocast).
+        cached: whether all up to the cut is frozen and its output is given; the head is then that
+            of ``study=filters``, two convolutions of 96 units.
     """
 
     backbone: str
@@ -59,6 +63,7 @@ class Setting(NamedTuple):
     num_categories: int
     device: str
     precision: str
+    cached: bool = False
 
 
 class TrainingStep:
@@ -76,7 +81,7 @@ class TrainingStep:
         optimizer = self.system.configure_optimizers()
         assert isinstance(optimizer, torch.optim.Optimizer)  # no scheduler was given
         self.optimizer = optimizer
-        self.batch = _batch(setting)
+        self.batch = _batch(setting, self.system.network)
         self.map_size = tuple(self.system.network.feature_shape()[1:])
 
     def __call__(self) -> tuple[float, float]:
@@ -104,6 +109,7 @@ def benchmark_objective(
     repetitions: int = 10,
     device: str = "cpu",
     precision: str = "float32",
+    cached: bool = True,
     output: str | None = None,
 ) -> dict[str, Any]:
     """Cost of a training step with each objective, over the step of the same network without.
@@ -119,18 +125,21 @@ def benchmark_objective(
         repetitions: rounds; in each round every objective makes one step, in turn.
         device: torch's name.
         precision: ``"float32"`` or ``"bfloat16"`` (autocast).
+        cached: whether to measure on cached activations of each cut, too.
         output: JSON file to write; None writes none.
 
     Returns:
-        ``rows`` (one per cut and objective: seconds are medians; `time_ratio` is the median of
-        the ratios within rounds, `time_ratio_low` and `_high` their quartiles; `memory_ratio` is
-        that of peak memory) and ``setting``.
+        ``rows`` (one per cut, objective and whether it is `cached`: seconds are medians;
+        `time_ratio` is the median of the ratios within rounds, `time_ratio_low` and `_high` their
+        quartiles; `memory_ratio` is that of peak memory) and ``setting``.
     """
     check_range("repetitions", repetitions, 2)
     rows = []
     for cut in cuts:
         setting = Setting(backbone, cut, image_size, batch_size, num_categories, device, precision)
         rows += _compare(setting, objectives, repetitions)
+        if cached:
+            rows += _compare(setting._replace(cached=True), objectives, repetitions)
     described = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     described["device_name"] = torch.cuda.get_device_name(device) if "cuda" in device else "cpu"
     result = {
@@ -162,6 +171,7 @@ def _compare(setting: Setting, objectives: Sequence[str], repetitions: int) -> l
         {
             "objective": name,
             "cut": setting.cut,
+            "cached": setting.cached,
             "map": f"{height}x{width}",
             **time_ratios(measured[name], measured[ORDINARY]),
             "peak_mib": memory[name] / 2**20,
@@ -191,7 +201,10 @@ def print_peak(task: str) -> None:
 
 
 def _classifier(setting: Setting, objective: str) -> Classifier:
-    network = torchvision_backbone(setting.backbone, cut=setting.cut, image_size=setting.image_size)
+    network = torchvision_backbone(
+        setting.backbone, cut=setting.cut, image_size=setting.image_size,
+        freeze=setting.cut if setting.cached else None,
+    )  # fmt: skip
     names = tuple(f"category {index}" for index in range(setting.num_categories))
     info = DataInfo(
         "random", names, (), {}, (), setting.image_size, 3, (0.0,) * 3, (1.0,) * 3, "", ""
@@ -202,20 +215,25 @@ def _classifier(setting: Setting, objective: str) -> Classifier:
         info,
         objectives,
         loss="softmax" if setting.num_categories > 1 else "logistic",
-        head=ConvolutionalHead,
+        head=functools.partial(ConvolutionalHead, **(CACHED_HEAD if setting.cached else {})),
         optimizer=functools.partial(torch.optim.SGD, lr=1e-4, momentum=0.9),
     )
 
 
-def _batch(setting: Setting) -> ViewBatch:
-    """Random images, two of which at a time count as views of one photo."""
+def _batch(setting: Setting, network: Backbone) -> ViewBatch:
+    """Random images or activations, two of which at a time count as views of one photo."""
     number, side = setting.batch_size, setting.image_size
     images = torch.randn(number, 3, side, side, device=setting.device)
     ids = torch.arange(number, device=setting.device) // 2
     boxes = torch.full((number, 4), torch.nan, device=setting.device)
     none = images.new_empty(number, 0, 0, 0)
     transforms = torch.eye(3, device=setting.device)[:2].expand(number, 2, 3)
-    return ViewBatch(images, ids % setting.num_categories, ids, boxes, none, transforms)
+    batch = ViewBatch(images, ids % setting.num_categories, ids, boxes, none, transforms)
+    if not setting.cached:
+        return batch
+    with torch.no_grad():
+        activations = network.forward_prefix(images)
+    return batch._replace(images=none, prefix_activations=activations)
 
 
 def objective_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from interp_train import benchmark
@@ -57,9 +58,24 @@ def test_a_small_benchmark_gives_a_table_and_a_file(tmp_path, monkeypatch):
     result = benchmark.BENCHMARKS[TARGET](
         cuts=["layer3"], image_size=32, batch_size=2, repetitions=2, output=str(path)
     )
-    assert [row["map"] for row in result["rows"]] == ["2x2"] * 3
+    assert [row["map"] for row in result["rows"]] == ["2x2"] * 6
+    assert [row["cached"] for row in result["rows"]] == [False] * 3 + [True] * 3
     assert all(row["time_ratio"] > 0 and row["memory_ratio"] == 1.5 for row in result["rows"])
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
+
+
+def test_a_step_on_cached_activations_leaves_the_frozen_network_out():
+    setting = benchmark.Setting("resnet18", "layer3", 32, 4, 3, "cpu", "float32", cached=True)
+    step = benchmark.TrainingStep(setting, "released_gradient")
+    assert step.batch.images.numel() == 0
+    assert step.batch.prefix_activations.shape == (4, 256, 2, 2)
+    frozen = [p.clone() for p in step.system.network.layer3.parameters()]
+    head = step.system.network.head
+    first = [p.clone() for p in head.parameters()]
+    step()
+    assert all(map(torch.equal, frozen, step.system.network.layer3.parameters()))
+    assert not all(map(torch.equal, first, head.parameters()))
+    assert {p.shape[0] for p in head.parameters() if p.dim() == 4} == {96}
 
 
 @pytest.mark.slow
