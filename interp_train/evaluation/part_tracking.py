@@ -13,6 +13,9 @@ constant offset from the part costs nothing. A filter's part is the one with the
 even ranks of the category's sorted sample ids; its score is that part's R2 on the odd ranks. A
 filter that is active (peak > 0) on less than 1 % of those images scores 0.
 
+Categories may share filters that follow the same part in all of them; `in_every_category` measures
+each filter in each category, whichever filters are whose.
+
 What R2 cannot show: whether the filter fires *on* the part (a constant offset is free; see
 `tracked_offsets` and `peaks_inside`), or whether it stays silent where the part is hidden.
 """
@@ -230,6 +233,32 @@ def _spread(result: PartTrackingResult, scheme: PartScheme, tracking: Tensor) ->
     }
 
 
+def in_every_category(table: PeakTable, scheme: PartScheme) -> dict[str, Tensor]:
+    """The numbers of a layer if each filter counts once in each category.
+
+    Args:
+        table: see `part_tracking`.
+        scheme: names of parts and groups.
+
+    Returns:
+        ``every_category_<number>`` for ``mean_r2``, ``share`` and those that say how many parts
+        are followed (see `summary`), over pairs of a filter and a category.
+    """
+    images, number = _images_of(table, scheme.num_categories), table.values.shape[1]
+    results = [
+        _tracking(table, images, torch.full((number,), category))
+        for category in images.measurable.any(1).nonzero()[:, 0].tolist()
+    ]
+    pairs = PartTrackingResult(*map(torch.cat, zip(*results, strict=True)))
+    tracking = tracking_filters(pairs)
+    numbers = {
+        "mean_r2": pairs.scores.mean(),
+        "share": tracking.double().mean(),
+        **_spread(pairs, scheme, tracking),
+    }
+    return {f"every_category_{quantity}": number for quantity, number in numbers.items()}
+
+
 def _repetitions(result: PartTrackingResult, seed: int) -> dict[str, Tensor]:
     """The mean score where halves of images change places, and of a random half of filters."""
     swapped = _chosen(result.score_r2, result.choice_r2, result.categories, result.active).scores
@@ -338,6 +367,8 @@ class PartTrackingMetric(PeakMetric):
     def compute(self) -> dict[str, Tensor]:
         """The numbers of `summary` as ``part_tracking_<number>``, and of the baselines.
 
+        Of several categories, also those of `in_every_category`.
+
         Empty (see `missing`) without landmarks or boxes.
         """
         self.latest = table = self.table()
@@ -355,6 +386,8 @@ class PartTrackingMetric(PeakMetric):
         numbers = summary(self.result, scheme, self.seed) | placement(
             table, self.result, self.frame()
         )
+        if count > 1:
+            numbers |= in_every_category(table, scheme)
         for name, baseline in position_baselines(table, self.frame(), self.seed).items():
             for quantity, score in baseline_scores(name, baseline, count).items():
                 numbers[f"{quantity}_{name}"] = score

@@ -8,6 +8,7 @@ from interp_train.evaluation.part_scheme import part_scheme
 from interp_train.evaluation.part_tracking import (
     PartTrackingMetric,
     best_filters,
+    in_every_category,
     part_tracking,
     peaks_inside,
     placement,
@@ -43,11 +44,16 @@ def slow_tracking(table, unit, classes):
     """Category, part and score of one filter, by loops."""
     means = [table.values[table.labels == c, unit].double().mean() for c in range(classes)]
     category = means.index(max(means))
+    return category, *slow_part(table, unit, category)
+
+
+def slow_part(table, unit, category):
+    """Part and score of one filter in one category."""
     rows = [r for r in range(len(table.labels)) if table.labels[r] == category]
     rows = [r for r in rows if table.boxes[r].isfinite().all()]
     choice = [slow_r2(table, rows[0::2], unit, part) for part in range(3)]
     part = choice.index(max(choice))
-    return category, part, slow_r2(table, rows[1::2], unit, part)
+    return part, slow_r2(table, rows[1::2], unit, part)
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -189,6 +195,26 @@ def test_each_category_has_parts_of_its_own():
     numbers = summary(alone, scheme)
     assert float(numbers["covered_groups"]) == 2
     assert float(numbers["coverage"]) == 0.5  # of a category without filters nothing is covered
+
+
+def test_shared_filters_count_in_every_category():
+    table = random_table(images=400, filters=4, parts=3, classes=2, background=0)
+    followed = table.part_locations[:, [0, 0, 0, 1]].nan_to_num(50)
+    second = (table.labels == 1)[:, None, None]
+    elsewhere = torch.tensor([False, False, False, True])[:, None]  # lost in the second category
+    table.positions[:] = torch.where(second & elsewhere, table.positions, followed)
+    scheme = part_scheme(table, info(classes=2, groups={"front": (0,), "back": (1, 2)}))
+    numbers = in_every_category(table, scheme)
+    pairs = [slow_part(table, unit, category) for category in range(2) for unit in range(4)]
+    assert [score > 0.25 for _, score in pairs] == [True] * 7 + [False]
+    mean = sum(score for _, score in pairs) / 8
+    assert float(numbers["every_category_mean_r2"]) == pytest.approx(mean, abs=1e-6)
+    found = {name.removeprefix("every_category_"): float(n) for name, n in numbers.items()}
+    del found["mean_r2"]
+    assert found == {
+        "share": 7 / 8, "coverage": 0.75, "covered_groups": 3.0, "distinct_parts": 3.0,
+        "repeated_parts": 2.0,
+    }  # fmt: skip
 
 
 def test_swapped_halves_score_where_the_others_chose():
