@@ -11,7 +11,7 @@ means run over the images of all processes; every process must then call, and ge
 import torch
 from torch import Tensor
 
-from interp_train.collectives import sum_over_processes
+from interp_train.collectives import num_processes, sum_over_processes
 from interp_train.structures import LayerGeometry
 
 _LEAST_VARIANCE = 0.005  # in the denominator of the equivariance, of positions in [0, 1]^2
@@ -45,9 +45,10 @@ def weighted_mean(values: Tensor, weights: Tensor, across: bool = False) -> Tens
         across: see the module.
     """
     weights = weights.expand_as(values)
-    sums = torch.stack([(weights * values).sum(), weights.sum()])
-    sums = sum_over_processes(sums) if across else sums
-    return sums[0] / sums[1].clamp(min=_TINY)
+    total, weight = (weights * values).sum(), weights.sum()
+    if across and num_processes() > 1:
+        total, weight = sum_over_processes(torch.stack([total, weight])).unbind()
+    return total / weight.clamp(min=_TINY)
 
 
 def response_range(maps: Tensor, member: Tensor, across: bool = False) -> Tensor:
@@ -269,7 +270,8 @@ def group_scores(maps: Tensor, ranges: Tensor, assignment: Tensor, sharpness: fl
         sharpness: factor.
     """
     factors = sharpness / torch.where(ranges > 0, ranges, 1.0)
-    return group_means(maps.flatten(2) * factors[:, None], assignment)
+    shares = assignment * factors[:, None] / assignment.sum(0).clamp(min=1)
+    return shares.mT @ maps.flatten(2)
 
 
 @torch.no_grad()

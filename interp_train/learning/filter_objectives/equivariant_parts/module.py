@@ -353,6 +353,7 @@ def _of_own_category(attention: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@torch.no_grad()
 def _watched(places: _Places) -> dict[str, Tensor]:
     """What `EquivariantParts.measurements` tells of a layer."""
     member, positions = places.member, places.positions
