@@ -6,6 +6,7 @@ from torch import Tensor
 from interp_train.data.photo_data import machine_memory
 
 _GIB = 2**30
+_PER_PAIR = 8  # logits, coefficients and gradients of three iterations
 
 
 def check_weights(types: int, in_atoms: int, num_outputs: int, out_atoms: int) -> None:
@@ -28,13 +29,12 @@ def check_predictions(inputs: Tensor, weights: Tensor, *, whole: bool) -> None:
     Args:
         inputs: input capsules, ``(N, I, D)``.
         weights: ``(I or types, D, J, O)``.
-        whole: whether predictions ``(I, N, J, O)`` are formed, not only weighted inputs.
+        whole: whether predictions ``(I, N, J, O)`` are formed, not only coefficients.
     """
-    number, capsules, atoms = inputs.shape
+    number, capsules, _ = inputs.shape
     outputs, out_atoms = weights.shape[2:]
-    needed = (
-        2 * inputs.element_size() * number * capsules * outputs * (out_atoms if whole else atoms)
-    )
+    numbers = 2 * out_atoms if whole else _PER_PAIR
+    needed = inputs.element_size() * number * capsules * outputs * numbers
     there = memory_of(inputs.device)
     if needed > there:
         raise ValueError(

@@ -139,7 +139,7 @@ def test_bad_arguments():
 def test_predictions_that_do_not_fit_are_refused_before_they_are_formed(monkeypatch, whole):
     path = "interp_train.learning.capsules.memory.machine_memory"
     inputs, weights = torch.zeros(4, 6, 2), torch.zeros(6, 2, 3, 5)
-    needed = 2 * 4 * 4 * 6 * 3 * (5 if whole else 2)
+    needed = 4 * 4 * 6 * 3 * (2 * 5 if whole else 8)
     monkeypatch.setattr(path, lambda: needed)
     assert memory_of(inputs.device) == needed
     check_predictions(inputs, weights, whole=whole)

@@ -136,3 +136,15 @@ def test_rows_of_a_study_are_equally_large_and_trained_alike(name):
     assert capsnet["learning"]["scheduler"]["steps"] == data["num_train"] // data["batch_size"]
     assert sizes_of(capsnet, other) == numbers
     assert abs(numbers[1] / numbers[0] - 1) < 0.05
+
+
+@pytest.mark.parametrize(("name", "number"), [("capsules_mnist", 6), ("capsules_hour", 2)])
+def test_studies_of_mnist_compose(name, number):
+    runs = planned_runs(compose_config("study", [f"study={name}"]))
+    assert len({run.config_hash for run in runs}) == number
+    for run in runs:
+        config = compose_config("train", run.overrides)
+        scheduler, last = config["learning"]["scheduler"], config["trainer"]["max_epochs"] - 1
+        assert config["learning"]["scheduler_interval"] == "epoch"
+        assert scheduler["rate"] ** (last / scheduler["steps"]) < 0.02
+        assert config["trainer"]["max_epochs"] % config["trainer"]["check_val_every_n_epoch"] == 0
