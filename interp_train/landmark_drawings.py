@@ -74,7 +74,8 @@ def filters_over_landmarks(
         mark_landmarks: whether each landmark is drawn as a small cross, too.
 
     Raises:
-        ValueError: for no record, one without part tracking, or too few objects with an outline.
+        ValueError: for no record, one without part tracking or of other images, or too few objects
+            with an outline.
     """
     if not records:
         raise ValueError("`records` must name at least one record, but got none.")
@@ -84,6 +85,14 @@ def filters_over_landmarks(
         check_name("outline", name, first.part_names, "a landmark")
     places = [first.part_names.index(name) for name in outline]
     shown = _spread(first.table, places, num_objects)
+    for name, record in read.items():
+        missing = ~torch.isin(shown, record.table.sample_ids)
+        if missing.any():
+            raise ValueError(
+                f"`records` must be of the same images, but that of {name!r} lacks "
+                f"{int(missing.sum())} of the {num_objects} objects drawn. Name records of runs on "
+                f"the same data and split."
+            )
     width = 0.8 * num_objects + 1.1
     figure = new_figure(width, 0.9 * len(read) + 0.4)
     foot = 0.3 / (0.9 * len(read) + 0.4)

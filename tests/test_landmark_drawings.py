@@ -18,13 +18,13 @@ OUTLINE = ("nose", "tail", "foot")
 REGIONS = {"front": ("nose",), "rest": ("tail", "foot")}
 
 
-def record(folder, name, scores=(0.9, 0.1, 0.5), without=()):
+def record(folder, name, scores=(0.9, 0.1, 0.5), without=(), first=0):
     """Six objects of three landmarks; the tail of the second is hidden."""
     generator = np.random.default_rng(0)
     locations = generator.uniform(10, 50, (6, 3, 2)).astype(np.float32)
     locations[1, 1] = np.nan
     entries = {
-        "sample_ids": np.arange(6) * 10,
+        "sample_ids": first + np.arange(6) * 10,
         "labels": np.zeros(6, dtype=np.int64),
         "boxes": np.tile(np.float32([0, 0, 60, 60]), (6, 1)),
         "part_locations": locations,
@@ -92,3 +92,6 @@ def test_what_it_refuses(tmp_path):
     bare = {"bare": record(tmp_path, "bare", without=("part_tracking_scores",))}
     with pytest.raises(ValueError, match="has no 'part_tracking_scores'"):
         filters_over_landmarks(bare, **options)
+    other = {"parts": record(tmp_path, "parts"), "other": record(tmp_path, "other", first=30)}
+    with pytest.raises(ValueError, match="that of 'other' lacks 2 of the 4 objects drawn"):
+        filters_over_landmarks(other, num_objects=4, **options)
