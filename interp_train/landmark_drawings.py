@@ -85,14 +85,7 @@ def filters_over_landmarks(
         check_name("outline", name, first.part_names, "a landmark")
     places = [first.part_names.index(name) for name in outline]
     shown = _spread(first.table, places, num_objects)
-    for name, record in read.items():
-        missing = ~torch.isin(shown, record.table.sample_ids)
-        if missing.any():
-            raise ValueError(
-                f"`records` must be of the same images, but that of {name!r} lacks "
-                f"{int(missing.sum())} of the {num_objects} objects drawn. Name records of runs on "
-                f"the same data and split."
-            )
+    _check_shown(read, shown)
     width = 0.8 * num_objects + 1.1
     figure = new_figure(width, 0.9 * len(read) + 0.4)
     foot = 0.3 / (0.9 * len(read) + 0.4)
@@ -137,6 +130,17 @@ def _spread(table: PeakTable, places: Sequence[int], count: int) -> Tensor:
         )
     chosen = torch.linspace(0, len(whole) - 1, count).round().long()
     return table.sample_ids[whole[chosen]]
+
+
+def _check_shown(records: Mapping[str, _Record], shown: Tensor) -> None:
+    for name, record in records.items():
+        missing = ~torch.isin(shown, record.table.sample_ids)
+        if missing.any():
+            raise ValueError(
+                f"`records` must be of the same images, but that of {name!r} lacks "
+                f"{int(missing.sum())} of the {len(shown)} objects drawn. Name records of runs on "
+                f"the same data and split."
+            )
 
 
 def _draw_object(
