@@ -326,14 +326,12 @@ def _pairs(batch: ViewBatch, side: int) -> _Pairs:
     """The pairs of views of a batch, both ways."""
     rows, partners, pair = functional.view_pairs(batch.sample_ids)
     known = batch.view_transforms.isfinite().flatten(1).all(1)
-    valid = pair & known[rows] & known[partners]
-    if valid.device.type == "cpu":  # elsewhere, to find them would wait for the device
-        rows, partners, valid = rows[valid], partners[valid], valid[valid]
+    valid = (pair & known[rows] & known[partners]).repeat(2)
     identity = torch.eye(3, dtype=batch.view_transforms.dtype, device=known.device)[:2]
     transforms = torch.where(known[:, None, None], batch.view_transforms, identity)
     sources, ends = torch.cat([rows, partners]), torch.cat([partners, rows])
     changes = functional.relative_transforms(transforms, sources, ends, side)
-    return _Pairs(sources, ends, valid.repeat(2), changes)
+    return _Pairs(sources, ends, valid, changes)
 
 
 @torch.no_grad()
