@@ -142,14 +142,14 @@ def test_rows_of_a_study_are_equally_large_and_trained_alike(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "least"), [("capsules_mnist", 6, 0.02), ("capsules_hour", 2, 0.07)]
+    ("name", "number", "most"), [("capsules_mnist", 6, 0.02), ("capsules_hour", 2, 0.07)]
 )
-def test_studies_of_mnist_compose(name, number, least):
+def test_studies_of_mnist_compose(name, number, most):
     runs = planned_runs(compose_config("study", [f"study={name}"]))
     assert len({run.config_hash for run in runs}) == number
     for run in runs:
         config = compose_config("train", run.overrides)
         scheduler, last = config["learning"]["scheduler"], config["trainer"]["max_epochs"] - 1
         assert config["learning"]["scheduler_interval"] == "epoch"
-        assert scheduler["rate"] ** (last / scheduler["steps"]) < least
+        assert scheduler["rate"] ** (last / scheduler["steps"]) < most
         assert config["trainer"]["max_epochs"] % config["trainer"]["check_val_every_n_epoch"] == 0
