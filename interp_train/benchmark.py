@@ -54,6 +54,7 @@ class Setting(NamedTuple):
         precision: ``"float32"`` or ``"bfloat16"`` (autocast).
         cached: whether all up to the cut is frozen and its output is given; the head is then that
             of ``study=filters``, two convolutions of 96 units.
+        steps: whose mean time is measured; an objective may act in one step of several.
     """
 
     backbone: str
@@ -64,6 +65,7 @@ class Setting(NamedTuple):
     device: str
     precision: str
     cached: bool = False
+    steps: int = 1
 
 
 class TrainingStep:
@@ -86,7 +88,12 @@ class TrainingStep:
 
     def __call__(self) -> tuple[float, float]:
         """Seconds of one step (forward, loss terms, backward, update): wall and processor."""
-        return timed(self._step, self.setting.device)
+        wall, processor = timed(self._steps, self.setting.device)
+        return wall / self.setting.steps, processor / self.setting.steps
+
+    def _steps(self) -> None:
+        for _ in range(self.setting.steps):
+            self._step()
 
     def _step(self) -> None:
         self.optimizer.zero_grad()
@@ -122,7 +129,8 @@ def benchmark_objective(
         image_size: side of the images, in pixels.
         batch_size: images per step.
         num_categories: number of logits.
-        repetitions: rounds; in each round every objective makes one step, in turn.
+        repetitions: rounds; in each round every objective makes one step, in turn, or as many as
+            the one with the largest `every_n_steps` takes for one in which its terms act.
         device: torch's name.
         precision: ``"float32"`` or ``"bfloat16"`` (autocast).
         cached: whether to measure on cached activations of each cut, too.
@@ -162,6 +170,9 @@ def benchmark_objective(
 
 def _compare(setting: Setting, objectives: Sequence[str], repetitions: int) -> list[dict[str, Any]]:
     names = (ORDINARY, *objectives)
+    # Of all as many as the objective that acts least often needs for one that does.
+    every = [int(objective_node(name).get("every_n_steps", 1)) for name in objectives]
+    setting = setting._replace(steps=max(every))
     steps = {name: TrainingStep(setting, name) for name in names}
     measured = interleaved(steps, repetitions)
     height, width = steps[ORDINARY].map_size

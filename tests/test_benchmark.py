@@ -78,6 +78,31 @@ def test_a_step_on_cached_activations_leaves_the_frozen_network_out():
     assert {p.shape[0] for p in head.parameters() if p.dim() == 4} == {96}
 
 
+def test_the_time_of_several_steps_is_their_mean(monkeypatch):
+    monkeypatch.setattr(benchmark, "timed", lambda work, device: (work(), (6.0, 3.0))[1])
+    setting = benchmark.Setting("resnet18", "layer3", 32, 4, 3, "cpu", "float32", steps=3)
+    step, made = benchmark.TrainingStep(setting, "none"), []
+    monkeypatch.setattr(step, "_step", lambda: made.append(1))
+    assert step() == (2.0, 1.0)
+    assert len(made) == 3
+
+
+def test_steps_are_as_many_as_the_rarest_objective_needs(monkeypatch):
+    settings = []
+    monkeypatch.setattr(benchmark, "peak_memory", lambda setting, name: 1)
+    monkeypatch.setattr(benchmark, "TrainingStep", lambda s, n: settings.append(s) or Unmeasured())
+    setting = benchmark.Setting("resnet18", "layer3", 32, 4, 3, "cpu", "float32")
+    benchmark._compare(setting, ["equivariant_parts", "released_gradient"], 2)
+    assert {s.steps for s in settings} == {2}
+
+
+class Unmeasured:
+    map_size = (2, 2)
+
+    def __call__(self):
+        return 1.0, 1.0
+
+
 @pytest.mark.slow
 def test_memory_is_that_of_the_step_not_of_the_libraries():
     setting = benchmark.Setting("resnet18", "layer1", 64, 4, 3, "cpu", "float32")

@@ -18,6 +18,7 @@ from interp_train.checks import check_range
 from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.equivariant_parts import functional
 from interp_train.learning.filter_objectives.equivariant_parts.layers import ObjectAttention
+from interp_train.learning.filter_objectives.equivariant_parts.pairs import Pairs, pairs_of
 from interp_train.learning.filter_objectives.equivariant_parts.read_layers import (
     before_relu,
     read_by,
@@ -50,27 +51,6 @@ class _Seen(NamedTuple):
     contrast: Tensor | None  # (N, h', w') of the map that is read
 
 
-class _Pairs(NamedTuple):
-    """Pairs of views of a photo, each in both directions."""
-
-    sources: Tensor  # row of one view, (M,)
-    ends: Tensor  # and of the other
-    valid: Tensor  # whether they are a pair, bool (M,)
-    changes: Tensor  # from positions in `sources` to those in `ends`, (M, 2, 3)
-
-    def seen_from_ends(self, maps: Tensor, places: _Places) -> tuple[Tensor, Tensor]:
-        """Maps ``(N, D, h * w)`` of `ends` at the cells of `sources`, and whether those lie inside.
-
-        Returns:
-            ``(M, D, h * w)`` and bool ``(M, h * w)``.
-        """
-        cells = places.cells.expand(len(self.sources), -1, -1)
-        moved = functional.moved_positions(cells, self.changes)
-        size = (places.maps.shape[2], places.maps.shape[3])
-        inside = ((moved >= 0) & (moved <= 1)).all(2)
-        return functional.seen_from(maps[self.ends], moved, places.cells, size), inside
-
-
 @final
 class EquivariantParts(nn.Module):
     """Gives the filters of layers positions that follow parts of the object.
@@ -101,6 +81,10 @@ class EquivariantParts(nn.Module):
     Batches without views (`ViewBatch`) have none of the terms of `view_terms`; alone, the others
     let filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
 
+    The terms act in every `every_n_steps`-th training step of an epoch, the first included, with as
+    many times the gradient (lazy regularisation: Karras et al., CVPR 2020, arXiv 1912.04958, app.
+    B); between these the latest values are repeated without a gradient.
+
     Args:
         taps: layers; of a ReLU the layer before it is read. A layer without a ReLU of its own
             (a residual block) is read as it is.
@@ -112,6 +96,7 @@ class EquivariantParts(nn.Module):
         territory_weight: see there.
         sharpness: of the softmax.
         num_groups: G, at most one for each filter.
+        every_n_steps: training steps for one in which the terms act.
 
     Raises:
         ValueError: for a number out of its range.
@@ -129,6 +114,7 @@ class EquivariantParts(nn.Module):
         territory_weight: float = 3.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
+        every_n_steps: int = 2,
     ) -> None:
         super().__init__()
         self.taps: Sequence[str] = tuple(taps)
@@ -140,7 +126,7 @@ class EquivariantParts(nn.Module):
             "competition": competition_weight,
             "territory": territory_weight,
         }
-        self.sharpness, self.num_groups = sharpness, num_groups
+        self.sharpness, self.num_groups, self.every_n_steps = sharpness, num_groups, every_n_steps
         self._check_options()
         self.layers: list[str] = []
         self.num_categories = self._image_size = 0
@@ -149,6 +135,8 @@ class EquivariantParts(nn.Module):
         self.attention = nn.ModuleList()
         self._latest: dict[str, dict[str, Tensor]] = {}
         self._seen: dict[str, _Seen] = {}  # from `loss_terms` to `view_terms` of the same step
+        self._repeated: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})  # of both
+        self._epoch, self._step = -1, 0
 
     def _check_options(self) -> None:
         if not self.taps:
@@ -157,6 +145,7 @@ class EquivariantParts(nn.Module):
             check_range(f"{name}_weight", weight, 0.0)
         check_range("sharpness", self.sharpness, 0.1)
         check_range("num_groups", self.num_groups, 1)
+        check_range("every_n_steps", self.every_n_steps, 1)
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
         """Find the layers before the ReLUs, and where their cells lie in the image."""
@@ -175,9 +164,12 @@ class EquivariantParts(nn.Module):
         self, activations: Mapping[str, Tensor], labels: Tensor, logits: Tensor, epoch: int
     ) -> dict[str, Tensor]:
         """``<layer>/<term>`` for the terms that need no views; see `FilterObjective`."""
+        self._count(epoch)
+        if self._rests:
+            return self._repeated[0] | self._untouched(labels)
         self._latest.clear()
         self._seen.clear()
-        terms = {}
+        terms: dict[str, Tensor] = {}
         for layer in self.layers:
             with torch.autocast(labels.device.type, enabled=False):
                 seen = self._look(layer, activations, labels, follow=True)
@@ -186,14 +178,16 @@ class EquivariantParts(nn.Module):
                     found |= self._object_terms(seen.places, seen.logits, labels)
             self._seen[layer] = seen
             terms.update({f"{layer}/{name}": value for name, value in found.items()})
-        return terms
+        return self._acting(terms, self._repeated[0])
 
     def view_terms(
         self, activations: Mapping[str, Tensor], batch: ViewBatch, epoch: int
     ) -> dict[str, Tensor]:
         """``<layer>/<term>`` for those that compare views; see `ViewObjective`."""
+        if self._rests:
+            return dict(self._repeated[1])
         terms: dict[str, Tensor] = {}
-        pairs = _pairs(batch, self._image_size)
+        pairs = pairs_of(batch, self._image_size)
         for layer in self.layers:
             with torch.autocast(batch.labels.device.type, enabled=False):
                 seen = self._seen.pop(layer, None)
@@ -205,7 +199,38 @@ class EquivariantParts(nn.Module):
                 if self.weights["competition"] or self.weights["territory"]:
                     found |= self._division(seen, pairs, batch.labels)
             terms |= {f"{layer}/{name}": self.weights[name] * found[name] for name in found}
+        return self._acting(terms, self._repeated[1])
+
+    @property
+    def _rests(self) -> bool:
+        return self.training and self._step % self.every_n_steps != 0
+
+    def _count(self, epoch: int) -> None:
+        """From each epoch's first step, so that a resumed run takes turns as the first did."""
+        if self.training:
+            self._step = self._step + 1 if epoch == self._epoch else 0
+            self._epoch = epoch
+
+    def _acting(self, terms: dict[str, Tensor], repeated: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Terms with the gradients of all the steps for which they act; their values are kept."""
+        if self.training and self.every_n_steps > 1:
+            repeated.clear()
+            repeated.update({name: value.detach() for name, value in terms.items()})
+            for value in terms.values():
+                if value.requires_grad:
+                    value.register_hook(self._gradient_of_all)  # type: ignore[no-untyped-call]
         return terms
+
+    def _gradient_of_all(self, gradient: Tensor) -> Tensor:
+        return self.every_n_steps * gradient
+
+    def _untouched(self, labels: Tensor) -> dict[str, Tensor]:
+        """``<layer>/attention`` with gradients of 0, since DDP waits for those of all weights."""
+        weights = [weight.sum() for weight in self.attention.parameters()]
+        if not weights:
+            return {}
+        name = f"{self.layers[0]}/attention"
+        return {name: self._repeated[0][name] + 0 * torch.stack(weights).sum()}
 
     def measurements(self) -> dict[str, Tensor]:
         """Of the latest training step, per layer, of this process's images.
@@ -286,7 +311,7 @@ class EquivariantParts(nn.Module):
             )
         return terms
 
-    def _equivariance(self, places: _Places, pairs: _Pairs) -> Tensor:
+    def _equivariance(self, places: _Places, pairs: Pairs) -> Tensor:
         """`functional.equivariance` from each view of a pair to the other."""
         positions, member = places.positions, places.member
         return functional.equivariance(
@@ -297,7 +322,7 @@ class EquivariantParts(nn.Module):
             self.training,
         )
 
-    def _division(self, seen: _Seen, pairs: _Pairs, labels: Tensor) -> dict[str, Tensor]:
+    def _division(self, seen: _Seen, pairs: Pairs, labels: Tensor) -> dict[str, Tensor]:
         """How groups divide objects among themselves."""
         places = seen.places
         assignment = self._assignment(places.member)
@@ -314,24 +339,13 @@ class EquivariantParts(nn.Module):
             terms["territory"] = functional.outside_territory(where, shares, own, self.training)
         if self.weights["competition"]:
             known = torch.cat([shares, attention[:, None]], dim=1)
-            moved, inside = pairs.seen_from_ends(known, places)
+            size = (places.maps.shape[2], places.maps.shape[3])
+            moved, inside = pairs.seen_from_ends(known, places.cells, size)
             counted = masses[pairs.sources] * moved[:, -1] * inside * pairs.valid[:, None]
             terms["competition"] = functional.competition(
                 scores[pairs.sources], own[pairs.sources], moved[:, :-1], counted, self.training
             )
         return terms
-
-
-def _pairs(batch: ViewBatch, side: int) -> _Pairs:
-    """The pairs of views of a batch, both ways."""
-    rows, partners, pair = functional.view_pairs(batch.sample_ids)
-    known = batch.view_transforms.isfinite().flatten(1).all(1)
-    valid = (pair & known[rows] & known[partners]).repeat(2)
-    identity = torch.eye(3, dtype=batch.view_transforms.dtype, device=known.device)[:2]
-    transforms = torch.where(known[:, None, None], batch.view_transforms, identity)
-    sources, ends = torch.cat([rows, partners]), torch.cat([partners, rows])
-    changes = functional.relative_transforms(transforms, sources, ends, side)
-    return _Pairs(sources, ends, valid, changes)
 
 
 @torch.no_grad()

@@ -44,7 +44,8 @@ def small_network(num_outputs=CATEGORIES):
 def attached(num_categories=CATEGORIES, **options):
     torch.manual_seed(3)
     network = small_network(num_categories)
-    objective = EquivariantParts(**{"sharpness": 20.0, "num_groups": 4, **options})
+    defaults = {"sharpness": 20.0, "num_groups": 4, "every_n_steps": 1}
+    objective = EquivariantParts(**{**defaults, **options})
     objective.attach(network, num_categories)
     for attention in objective.attention:
         nn.init.normal_(attention.score.weight)
@@ -68,12 +69,12 @@ def view_batch(photos=4, num_categories=CATEGORIES, seed=0):
     )
 
 
-def terms_of(network, objective, batch):
+def terms_of(network, objective, batch, epoch=1):
     with ActivationTap(network, objective.taps) as tap:
         logits = network(batch.images)
     activations = tap.take()
-    terms = objective.loss_terms(activations, batch.labels, logits, 1)
-    return {**terms, **objective.view_terms(activations, batch, 1)}
+    terms = objective.loss_terms(activations, batch.labels, logits, epoch)
+    return {**terms, **objective.view_terms(activations, batch, epoch)}
 
 
 def test_it_is_an_objective_that_sees_views():
@@ -262,6 +263,50 @@ def dots(seed, photos=16):
     return batch, torch.tensor(np.array(places))
 
 
+def gradients_of(network, objective, terms):
+    weights = [*network.parameters(), *objective.parameters()]
+    found = torch.autograd.grad(sum(terms.values()), weights, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+
+
+def test_the_terms_of_some_steps_have_the_gradients_of_all():
+    network, objective = attached(every_n_steps=3)
+    every = attached(every_n_steps=1)
+    first, once = (terms_of(*pair, view_batch()) for pair in ((network, objective), every))
+    gradients = gradients_of(network, objective, first), gradients_of(*every, once)
+    for gradient, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, 3 * expected, rtol=1e-4, atol=1e-4)
+    for seed in (1, 2):  # resting steps repeat the values
+        found = terms_of(network, objective, view_batch(seed=seed))
+        assert found.keys() == once.keys()
+        assert all(torch.equal(found[name], once[name]) for name in once)
+    found = terms_of(network, objective, view_batch(seed=3))
+    assert not torch.equal(found[f"{LAYER}/concentration"], once[f"{LAYER}/concentration"])
+    assert gradients_of(network, objective, found)[0].abs().sum() > 0
+
+
+def test_a_resting_step_has_a_gradient_of_zero_for_what_ddp_waits_for():
+    network, objective = attached(every_n_steps=2)
+    terms_of(network, objective, view_batch())
+    found = terms_of(network, objective, view_batch(seed=1))
+    gradients = torch.autograd.grad(sum(found.values()), [*objective.parameters()])
+    assert all(gradient.abs().sum() == 0 for gradient in gradients)
+
+
+def test_each_epoch_starts_with_a_step_of_terms_and_evaluation_has_them_always():
+    network, objective = attached(every_n_steps=2)
+    terms_of(network, objective, view_batch())
+    first = terms_of(network, objective, view_batch(seed=1), epoch=2)
+    assert first[f"{LAYER}/concentration"].requires_grad
+    objective.eval()
+    seen = terms_of(network, objective, view_batch(seed=2), epoch=2)
+    assert seen[f"{LAYER}/concentration"] != first[f"{LAYER}/concentration"]
+    objective.train()
+    rest = terms_of(network, objective, view_batch(seed=2), epoch=2)
+    assert rest[f"{LAYER}/concentration"] == first[f"{LAYER}/concentration"]
+    assert not rest[f"{LAYER}/concentration"].requires_grad
+
+
 def test_it_is_safe_under_autocast():
     network, objective = attached()
     batch = view_batch()
@@ -324,6 +369,8 @@ def test_what_it_refuses():
         EquivariantParts(territory_weight=-1)
     with pytest.raises(ValueError, match="`num_groups` must be >= 1"):
         EquivariantParts(num_groups=0)
+    with pytest.raises(ValueError, match="`every_n_steps` must be >= 1"):
+        EquivariantParts(every_n_steps=0)
     with pytest.raises(TypeError, match="`network` must be a Backbone"):
         EquivariantParts().attach(nn.Linear(2, 2), 1)
     _, objective = attached()
