@@ -87,11 +87,15 @@ def test_a_network_is_built_for_the_weights_of_a_checkpoint(trunk):
     torch.testing.assert_close(one.eval()(images), other.eval()(images))
 
 
-# study -> side of the images, parameters of CapsNet with its decoder and of the other network
+# study -> side of the images, parameters of capsules (with their decoder) and of the other network
 STUDIES = {
-    "capsules_affine": (40, [13_475_648, 13_492_762], [4_059_392, 4_060_695]),
-    "capsules_overlapping": (36, [11_361_808, 11_353_974], [3_297_232, 3_296_007]),
-}
+    "capsules_affine": (
+        40, [13_475_648, 13_492_762], [4_059_392, 4_060_695], [180_256, 179_355]
+    ),
+    "capsules_overlapping": (
+        36, [11_361_808, 11_353_974], [3_297_232, 3_296_007], [173_088, 174_540]
+    ),
+}  # fmt: skip
 
 
 def system_from(config):
@@ -127,9 +131,9 @@ def test_the_convolutional_network_is_as_large_as_capsnet_and_trained_alike():
 def test_rows_of_a_study_are_equally_large_and_trained_alike(name):
     study = compose_config("study", [f"study={name}"])
     runs = planned_runs(study)
-    assert len(runs) == 4 * len(study["seeds"]) == 12
+    assert len(runs) == 6 * len(study["seeds"]) == 18
     side, *pairs = STUDIES[name]
-    for start, numbers in zip((0, 2), pairs, strict=True):
+    for start, numbers in zip((0, 2, 4), pairs, strict=True):
         chosen = runs[start : start + 2]
         other, capsnet = (compose_config("train", run.overrides) for run in chosen)
         assert training_of(capsnet) == training_of(other)
