@@ -102,7 +102,7 @@ def test_it_learns_and_logs_every_promised_quantity(num_categories, loss, labels
 
 
 def test_views_reach_the_objectives_that_compare_them():
-    objectives = {"parts": EquivariantParts(), "filters": InterpretableFilter()}
+    objectives = {"parts": EquivariantParts(every_n_steps=1), "filters": InterpretableFilter()}
     system = classifier(1, objectives, loss="logistic")
     batch = batch_of([0, 0, BACKGROUND, BACKGROUND])
     views = ViewBatch(*batch, torch.eye(2, 3).expand(4, 2, 3))
