@@ -166,7 +166,7 @@ class EquivariantParts(nn.Module):
         """``<layer>/<term>`` for the terms that need no views; see `FilterObjective`."""
         self._count(epoch)
         if self._rests:
-            return self._repeated[0] | self._untouched(labels)
+            return self._repeated[0] | self._untouched()
         self._latest.clear()
         self._seen.clear()
         terms: dict[str, Tensor] = {}
@@ -224,7 +224,7 @@ class EquivariantParts(nn.Module):
     def _gradient_of_all(self, gradient: Tensor) -> Tensor:
         return self.every_n_steps * gradient
 
-    def _untouched(self, labels: Tensor) -> dict[str, Tensor]:
+    def _untouched(self) -> dict[str, Tensor]:
         """``<layer>/attention`` with gradients of 0, since DDP waits for those of all weights."""
         weights = [weight.sum() for weight in self.attention.parameters()]
         if not weights:
