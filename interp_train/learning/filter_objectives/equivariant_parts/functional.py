@@ -303,18 +303,22 @@ def local_contrast(maps: Tensor, means: Tensor) -> Tensor:
     return (maps - means).square_().mean(1)
 
 
-def cell_masses(attention: Tensor, contrast: Tensor, member: Tensor) -> Tensor:
-    """What each cell counts for when groups share an object: sums are 1, or 0 without object.
+def cell_masses(attention: Tensor, contrast: Tensor) -> Tensor:
+    """What each cell counts for when groups share an object, not negative.
 
-    The root of the attention, so that parts that are hard to tell from the background count too,
-    times the contrast, so that even surfaces do not count for as much as they are large.
+    The fourth root of the attention, so that parts that are hard to tell from the background count
+    too, times the contrast, so that even surfaces do not count for as much as they are large.
 
     Args:
-        attention: of the image's category, ``(N, h * w)``.
-        contrast: ``(N, h * w)``.
-        member: whether the image shows an object, 0 or 1, ``(N,)``.
+        attention: to the image's category, ``(N, h * w)``.
+        contrast: from `local_contrast`, ``(N, h * w)``.
     """
-    masses = attention.sqrt() * contrast * member[:, None]
+    return attention.sqrt().sqrt() * contrast
+
+
+def as_shares(masses: Tensor, member: Tensor) -> Tensor:
+    """Masses ``(N, h * w)`` over their sum; 0 without mass or object (member ``(N,)``)."""
+    masses = masses * member[:, None]
     return masses / masses.sum(1, keepdim=True).clamp(min=_TINY)
 
 
@@ -328,7 +332,7 @@ def territories(scores: Tensor, masses: Tensor, own: Tensor) -> Tensor:
 
     Args:
         scores: from `group_scores`, ``(N, G, h * w)``.
-        masses: from `cell_masses`, ``(N, h * w)``.
+        masses: from `cell_masses` and `as_shares`, ``(N, h * w)``.
         own: which groups share the image's object, 0 or 1, ``(N, G)``.
 
     Returns:
@@ -356,45 +360,23 @@ def outside_territory(weights: Tensor, shares: Tensor, own: Tensor, across: bool
     return weighted_mean(1 - (weights * shares).sum(2), own, across)
 
 
-def seen_from(maps: Tensor, places: Tensor, cells: Tensor, size: tuple[int, int]) -> Tensor:
-    """Values of maps at the places of the cells of another view, bilinear; 0 beyond the border.
-
-    Args:
-        maps: of one view, ``(M, D, h * w)``.
-        places: of the cells of the other view in this one, ``(M, h * w, 2)``.
-        cells: from `cell_positions`, ``(h * w, 2)``.
-        size: ``(h, w)``.
-
-    Returns:
-        ``(M, D, h * w)``.
-    """
-
-    def along(axis: int, count: int) -> Tensor:
-        """Where cell i of n lies at (2 i + 1) / n - 1."""
-        step = (cells[-1, axis] - cells[0, axis]) / max(count - 1, 1)
-        number = (places[..., axis] - cells[0, axis]) / torch.where(step > 0, step, 1.0)
-        return (2 * number + 1) / count - 1
-
-    grid = torch.stack([along(0, size[1]), along(1, size[0])], dim=2)
-    found = torch.nn.functional.grid_sample(
-        maps.view(*maps.shape[:2], *size), grid.view(-1, *size, 2), align_corners=False
-    )
-    return found.flatten(2)
-
-
-def competition(
-    scores: Tensor, own: Tensor, targets: Tensor, weights: Tensor, across: bool = False
+def coverage(
+    groups: Tensor, cells: Tensor, masses: Tensor, member: Tensor, across: bool = False
 ) -> Tensor:
-    """Cross-entropy of the groups' claims on each cell with whom it belongs to in another view.
+    """Mean squared distance of an object's cells from the nearest group.
+
+    The distortion of vector quantisation, with the positions of the groups as codes (k-means;
+    Lloyd, IEEE Trans. Information Theory 28, 1982): each cell draws the group that is nearest.
 
     Args:
-        scores: from `group_scores`, ``(M, G, h * w)``.
-        own: which groups share the image's object, ``(M, G)``.
-        targets: shares of the groups in each cell, up to a factor, ``(M, G, h * w)``; without
-            gradient.
-        weights: of the cells, ``(M, h * w)``.
+        groups: positions, from `group_means`, ``(N, G, 2)``.
+        cells: from `cell_positions`, ``(h * w, 2)``.
+        masses: shares of its cells in an object, from `as_shares`, ``(N, h * w)``.
+        member: whether the image shows an object, 0 or 1, ``(N,)``.
         across: see the module.
     """
-    targets = targets / targets.sum(1, keepdim=True).clamp(min=_TINY)
-    claims = scores.masked_fill(own[..., None] == 0, _LOW).log_softmax(1)
-    return weighted_mean(-(targets * claims).sum(1), weights, across)
+    # About the middle of the image, so that the difference of squares loses nothing.
+    groups, cells = groups - 0.5, cells - 0.5
+    squares = groups.square().sum(2)[..., None] + cells.square().sum(1)
+    nearest = (squares - 2 * groups @ cells.mT).amin(1).clamp(min=0)
+    return weighted_mean((masses * nearest).sum(1), member, across)

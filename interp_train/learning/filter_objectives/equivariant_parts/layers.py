@@ -37,17 +37,18 @@ class ObjectAttention(nn.Module):
         self.register_buffer("square", torch.ones(num_units))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, maps: Tensor, size: tuple[int, int], follow: bool = True) -> Tensor:
+    def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits of each cell ``(N, C, h * w)`` of maps ``(N, units, ., .)``.
+
+        In training mode the running statistics move.
 
         Args:
             maps: what tells the object, each cell the mean of those around it
                 (`functional.around`).
             size: ``(h, w)`` of the cells; maps of another size are interpolated.
-            follow: whether the running statistics move, in training mode; once per step.
         """
         maps = maps.detach().to(self.mean.dtype)
-        if self.training and follow:
+        if self.training:
             self._follow(maps)
         variance = (self.square - self.mean.square()).clamp(min=0)
         # Standardisation and scores in one product: a convolution with few outputs is slow.

@@ -25,8 +25,8 @@ from interp_train.learning.filter_objectives.equivariant_parts.read_layers impor
 )
 from interp_train.structures import BACKGROUND, LayerGeometry, ViewBatch
 
-_NEED_OBJECT = ("object", "competition", "territory")  # terms that ask where the object is
-_COMPETITION_SHARPNESS = 10.0  # of claims on cells, in units of a filter's range
+_NEED_OBJECT = ("object", "territory", "coverage")  # terms that ask where the object is
+_CLAIM_SHARPNESS = 10.0  # of claims on cells, in units of a filter's range
 
 
 class _Places(NamedTuple):
@@ -43,12 +43,10 @@ class _Places(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What the terms of a layer start from; those that compare views take it over."""
+    """Places that the terms of views take over from the others of the same step."""
 
     activations: Tensor  # of the layer, which tell the step that this belongs to
     places: _Places
-    logits: Tensor | None  # of the object in each cell, (N, C, h * w); None where nothing asks
-    contrast: Tensor | None  # (N, h', w') of the map that is read
 
 
 @final
@@ -66,20 +64,18 @@ class EquivariantParts(nn.Module):
     * ``concentration``: a response is small around its position;
     * ``object``: responses lie on the object;
     * ``agreement``: the filters of a group stay together;
-    * ``competition``: the groups divide the object among themselves, equally, and a cell belongs
-      to the same group in two views of a photo (`view_terms`);
-    * ``territory``: a group responds in cells that belong to it (`view_terms`).
+    * ``territory``: the groups divide the object among themselves, equally, by their own responses
+      (`functional.territories`), and a group responds in cells that belong to it;
+    * ``coverage``: each cell of the object is near some group.
 
     Where the object is, is learned beside the network from the image labels (the term
     ``attention``), from the map that the head takes, which gets no gradient from it: cells of what
-    is also seen in images without the category are beside the object. Who owns a cell follows from
-    the filters' own responses (`functional.territories`): so groups spread over places that
-    they can recognise in another view; groups that merely keep a distance are pushed to places that
-    nothing can follow, and groups that must only differ crowd (docs/part-tracking.md has what was
-    measured).
+    is also seen in images without the category are beside the object. Without coverage all groups
+    crowd where the object moves most, at a bird's head; groups that merely keep a distance are
+    pushed to places that nothing can follow (docs/part-tracking.md has what was measured).
 
-    Batches without views (`ViewBatch`) have none of the terms of `view_terms`; alone, the others
-    let filters keep to a constant place. In evaluation mode nothing is exchanged between processes.
+    Batches without views (`ViewBatch`) have no equivariance; alone, the other terms let filters
+    keep to a constant place. In evaluation mode nothing is exchanged between processes.
 
     The terms act in every `every_n_steps`-th training step of an epoch, the first included, with as
     many times the gradient (lazy regularisation: Karras et al., CVPR 2020, arXiv 1912.04958, app.
@@ -92,8 +88,8 @@ class EquivariantParts(nn.Module):
         concentration_weight: see there.
         object_weight: see there.
         agreement_weight: see there.
-        competition_weight: see there.
         territory_weight: see there.
+        coverage_weight: see there.
         sharpness: of the softmax.
         num_groups: G, at most one for each filter.
         every_n_steps: training steps for one in which the terms act.
@@ -110,8 +106,8 @@ class EquivariantParts(nn.Module):
         concentration_weight: float = 10.0,
         object_weight: float = 0.5,
         agreement_weight: float = 2.5,
-        competition_weight: float = 2.5,
-        territory_weight: float = 3.0,
+        territory_weight: float = 1.0,
+        coverage_weight: float = 30.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
         every_n_steps: int = 2,
@@ -123,8 +119,8 @@ class EquivariantParts(nn.Module):
             "concentration": concentration_weight,
             "object": object_weight,
             "agreement": agreement_weight,
-            "competition": competition_weight,
             "territory": territory_weight,
+            "coverage": coverage_weight,
         }
         self.sharpness, self.num_groups, self.every_n_steps = sharpness, num_groups, every_n_steps
         self._check_options()
@@ -172,11 +168,11 @@ class EquivariantParts(nn.Module):
         terms: dict[str, Tensor] = {}
         for layer in self.layers:
             with torch.autocast(labels.device.type, enabled=False):
-                seen = self._look(layer, activations, labels, follow=True)
-                found = self._terms(layer, seen.places)
-                if seen.logits is not None:
-                    found |= self._object_terms(seen.places, seen.logits, labels)
-            self._seen[layer] = seen
+                places = self._places(layer, activations[layer], labels)
+                found = self._terms(layer, places)
+                if self.attention:
+                    found |= self._object_terms(layer, activations, places, labels)
+            self._seen[layer] = _Seen(activations[layer], places)
             terms.update({f"{layer}/{name}": value for name, value in found.items()})
         return self._acting(terms, self._repeated[0])
 
@@ -186,19 +182,19 @@ class EquivariantParts(nn.Module):
         """``<layer>/<term>`` for those that compare views; see `ViewObjective`."""
         if self._rests:
             return dict(self._repeated[1])
+        if not self.weights["equivariance"]:
+            return {}
         terms: dict[str, Tensor] = {}
         pairs = pairs_of(batch, self._image_size)
         for layer in self.layers:
             with torch.autocast(batch.labels.device.type, enabled=False):
                 seen = self._seen.pop(layer, None)
                 if seen is None or seen.activations is not activations[layer]:
-                    seen = self._look(layer, activations, batch.labels, follow=False)
-                found = {}
-                if self.weights["equivariance"]:
-                    found["equivariance"] = self._equivariance(seen.places, pairs)
-                if self.weights["competition"] or self.weights["territory"]:
-                    found |= self._division(seen, pairs, batch.labels)
-            terms |= {f"{layer}/{name}": self.weights[name] * found[name] for name in found}
+                    places = self._places(layer, activations[layer], batch.labels)
+                else:
+                    places = seen.places
+                error = self._equivariance(places, pairs)
+            terms[f"{layer}/equivariance"] = self.weights["equivariance"] * error
         return self._acting(terms, self._repeated[1])
 
     @property
@@ -258,22 +254,6 @@ class EquivariantParts(nn.Module):
     def _number_of_groups(self, num_filters: int) -> int:
         return min(self.num_groups, num_filters)
 
-    def _look(
-        self, layer: str, activations: Mapping[str, Tensor], labels: Tensor, follow: bool
-    ) -> _Seen:
-        """Places of the filters of a layer, and where the object is."""
-        places = self._places(layer, activations[layer], labels)
-        if not self.attention:
-            return _Seen(activations[layer], places, None, None)
-        number = self.layers.index(layer)
-        read = activations[self.read_layers[number]].detach().to(places.maps.dtype)
-        means = functional.around(read)
-        size = (places.maps.shape[2], places.maps.shape[3])
-        logits = self.attention[number](means, size, follow)
-        divided = self.weights["competition"] or self.weights["territory"]
-        contrast = functional.local_contrast(read, means) if divided else None
-        return _Seen(activations[layer], places, logits, contrast)
-
     def _places(self, layer: str, activations: Tensor, labels: Tensor) -> _Places:
         maps = activations if activations.dtype == torch.float64 else activations.float()
         member = (labels != BACKGROUND).to(maps.dtype)[:, None].expand(-1, maps.shape[1])
@@ -299,17 +279,53 @@ class EquivariantParts(nn.Module):
         }
         return {name: weights[name] * term() for name, term in terms.items() if weights[name]}
 
-    def _object_terms(self, places: _Places, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The term ``object``, weighted, and the one that learns where the object is."""
-        across, present = self.training, membership_of(labels, self.num_categories, logits)
-        everywhere = present[..., None].expand_as(logits)
-        terms = {"attention": functional.presence(logits, everywhere, 1 - everywhere, across)}
-        if self.weights["object"]:
-            attention = functional.object_attention(logits).to(places.weights.dtype)
-            terms["object"] = self.weights["object"] * functional.off_object(
-                places.weights, _of_own_category(attention, labels), places.member, across
-            )
-        return terms
+    def _object_terms(
+        self, layer: str, activations: Mapping[str, Tensor], places: _Places, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Terms that ask where the object is, weighted, and the one that learns it."""
+        across, number = self.training, self.layers.index(layer)
+        read = activations[self.read_layers[number]].detach().to(places.maps.dtype)
+        means = functional.around(read)
+        size = (places.maps.shape[2], places.maps.shape[3])
+        logits = self.attention[number](means, size)
+        everywhere = membership_of(labels, self.num_categories, logits)[..., None]
+        everywhere = everywhere.expand_as(logits)
+        attention = functional.object_attention(logits).to(places.maps.dtype)
+        attention = _of_own_category(attention, labels)
+        terms: dict[str, Callable[[], Tensor]] = {
+            "object": lambda: functional.off_object(
+                places.weights, attention, places.member, across
+            ),
+            "territory": lambda: self._territory(places, attention, read, means),
+            "coverage": lambda: self._coverage(places, attention),
+        }
+        found = {n: self.weights[n] * term() for n, term in terms.items() if self.weights[n]}
+        learned = functional.presence(logits, everywhere, 1 - everywhere, across)
+        return {"attention": learned, **found}
+
+    def _territory(self, places: _Places, attention: Tensor, read: Tensor, means: Tensor) -> Tensor:
+        """`functional.outside_territory`, by how the groups claim the object."""
+        assignment = self._assignment(places.member)
+        own = places.member[:, : assignment.shape[1]]  # filter g is in group g
+        contrast = functional.local_contrast(read, means)[:, None]
+        if contrast.shape[2:] != places.maps.shape[2:]:
+            contrast = nn.functional.interpolate(contrast, places.maps.shape[2:], mode="bilinear")
+        masses = functional.cell_masses(attention, contrast.flatten(1))
+        scores = functional.group_scores(
+            places.maps.detach(), places.ranges, assignment, _CLAIM_SHARPNESS
+        )
+        shares = functional.territories(
+            scores, functional.as_shares(masses, places.member[:, 0]), own
+        )
+        where = functional.group_means(places.weights, assignment)
+        return functional.outside_territory(where, shares, own, self.training)
+
+    def _coverage(self, places: _Places, attention: Tensor) -> Tensor:
+        """`functional.coverage` of the object by the positions of the groups."""
+        member = places.member[:, 0]
+        groups = functional.group_means(places.positions, self._assignment(places.member))
+        masses = functional.as_shares(attention, member)
+        return functional.coverage(groups, places.cells, masses, member, self.training)
 
     def _equivariance(self, places: _Places, pairs: Pairs) -> Tensor:
         """`functional.equivariance` from each view of a pair to the other."""
@@ -321,43 +337,6 @@ class EquivariantParts(nn.Module):
             pairs.valid[:, None] * member[pairs.sources],
             self.training,
         )
-
-    def _division(self, seen: _Seen, pairs: Pairs, labels: Tensor) -> dict[str, Tensor]:
-        """How groups divide objects among themselves."""
-        places = seen.places
-        assignment = self._assignment(places.member)
-        own = places.member[:, : assignment.shape[1]]  # filter g is in group g
-        attention, contrast = _seen_object(seen, labels)
-        masses = functional.cell_masses(attention, contrast, own.amax(1))
-        scores = functional.group_scores(
-            places.maps, places.ranges, assignment, _COMPETITION_SHARPNESS
-        )
-        shares = functional.territories(scores, masses, own)
-        terms = {}
-        if self.weights["territory"]:
-            where = functional.group_means(places.weights, assignment)
-            terms["territory"] = functional.outside_territory(where, shares, own, self.training)
-        if self.weights["competition"]:
-            known = torch.cat([shares, attention[:, None]], dim=1)
-            size = (places.maps.shape[2], places.maps.shape[3])
-            moved, inside = pairs.seen_from_ends(known, places.cells, size)
-            counted = masses[pairs.sources] * moved[:, -1] * inside * pairs.valid[:, None]
-            terms["competition"] = functional.competition(
-                scores[pairs.sources], own[pairs.sources], moved[:, :-1], counted, self.training
-            )
-        return terms
-
-
-@torch.no_grad()
-def _seen_object(seen: _Seen, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to the image's own category and contrast of each cell, both ``(N, h * w)``."""
-    assert seen.logits is not None
-    assert seen.contrast is not None
-    maps, contrast = seen.places.maps, seen.contrast[:, None]
-    attention = functional.object_attention(seen.logits).to(maps.dtype)
-    if contrast.shape[2:] != maps.shape[2:]:
-        contrast = nn.functional.interpolate(contrast, maps.shape[2:], mode="bilinear")
-    return _of_own_category(attention, labels), contrast.flatten(1)
 
 
 def _of_own_category(attention: Tensor, labels: Tensor) -> Tensor:

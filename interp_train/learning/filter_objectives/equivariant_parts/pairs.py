@@ -24,23 +24,6 @@ class Pairs(NamedTuple):
     valid: Tensor
     changes: Tensor
 
-    def seen_from_ends(
-        self, maps: Tensor, cells: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Maps of `ends` at the cells of `sources`, and whether those lie inside.
-
-        Args:
-            maps: of all views, ``(N, D, h * w)``.
-            cells: from `functional.cell_positions`, ``(h * w, 2)``.
-            size: ``(h, w)``.
-
-        Returns:
-            ``(M, D, h * w)`` and bool ``(M, h * w)``.
-        """
-        moved = functional.moved_positions(cells.expand(len(self.sources), -1, -1), self.changes)
-        inside = ((moved >= 0) & (moved <= 1)).all(2)
-        return functional.seen_from(maps[self.ends], moved, cells, size), inside
-
 
 def pairs_of(batch: ViewBatch, side: int) -> Pairs:
     """The pairs of views of a batch, both ways.

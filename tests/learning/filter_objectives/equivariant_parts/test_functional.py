@@ -214,9 +214,11 @@ def test_contrast_agrees_with_loops():
 
 
 def test_masses_by_hand():
-    attention = torch.tensor([[0.0, 1.0, 0.25], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    attention = torch.tensor([[0.0, 1.0, 0.0625], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     contrast = torch.tensor([[9.0, 1.0, 2.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
-    found = functional.cell_masses(attention, contrast, torch.tensor([1.0, 0.0, 1.0]))
+    masses = functional.cell_masses(attention, contrast)
+    torch.testing.assert_close(masses, torch.tensor([[0.0, 1.0, 1.0], [1.0] * 3, [0.0] * 3]))
+    found = functional.as_shares(masses, torch.tensor([1.0, 0.0, 1.0]))
     torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 0.5], [0.0] * 3, [0.0] * 3]))
 
 
@@ -279,39 +281,38 @@ def test_outside_territory_by_hand():
     assert first.item() == 0
 
 
-def test_maps_are_read_in_between_cells():
-    """Cells at .1, .3, ... of the side; a value halfway is the mean, beyond the border nothing."""
-    rows, columns = torch.arange(4).double(), torch.arange(5).double()
-    cells = torch.cartesian_prod(rows, columns).flip(1) * 0.2 + 0.1
-    maps = torch.randn(2, 3, 20).double()
-    still = functional.seen_from(maps, cells.expand(2, -1, -1), cells, (4, 5))
-    torch.testing.assert_close(still, maps)
-    between = functional.seen_from(maps, cells.expand(2, -1, -1) + 0.05, cells, (4, 5))
-    for i in range(3):
-        for j in range(4):
-            around = maps.view(2, 3, 4, 5)[:, :, i : i + 2, j : j + 2]
-            expected = 0.75 * around[..., 0] + 0.25 * around[..., 1]
-            expected = 0.75 * expected[..., 0] + 0.25 * expected[..., 1]
-            torch.testing.assert_close(between.view(2, 3, 4, 5)[..., i, j], expected)
-    far = functional.seen_from(maps, cells.expand(2, -1, -1) + 2.0, cells, (4, 5))
-    assert torch.equal(far, torch.zeros_like(far))
+def test_coverage_agrees_with_loops(cells):
+    groups, masses = torch.rand(N, G, 2).double(), torch.rand(N, len(cells)).double()
+    member = torch.tensor([1, 0, 1, 1, 0]).double()
+    errors = []
+    for n in range(N):
+        total = 0.0
+        for mass, cell in zip(masses[n].tolist(), cells, strict=True):
+            total += mass * min(float((cell - groups[n, g]).square().sum()) for g in range(G))
+        if member[n]:
+            errors.append(total)
+    found = functional.coverage(groups, cells, masses, member)
+    assert found.item() == pytest.approx(sum(errors) / len(errors))
 
 
-def test_competition_agrees_with_loops():
-    scores, targets = torch.randn(2, 3, 7).double(), torch.rand(2, 3, 7).double()
-    own, weights = torch.tensor([[1, 0, 1], [1, 1, 1]]).double(), torch.rand(2, 7).double()
-    targets = targets * own[..., None]
-    targets = targets / targets.sum(1, keepdim=True)
-    total = 0.0
-    for n in range(2):
-        for c in range(7):
-            whole = sum(math.exp(scores[n, g, c]) for g in range(3) if own[n, g])
-            for g in range(3):
-                if own[n, g]:
-                    claim = math.log(math.exp(scores[n, g, c]) / whole)
-                    total -= (weights[n, c] * targets[n, g, c] * claim).item()
-    found = functional.competition(scores, own, targets, weights)
-    assert found.item() == pytest.approx(total / weights.sum().item())
+def test_groups_that_lie_everywhere_cover_and_crowding_costs_the_distance(cells):
+    masses = torch.full((1, len(cells)), 1 / len(cells)).double()
+    one = torch.ones(1).double()
+    everywhere = functional.coverage(cells[None], cells, masses, one)
+    assert everywhere.item() == pytest.approx(0, abs=1e-15)
+    middle = cells.mean(0).expand(1, G, 2)
+    spread = cells.var(0, correction=0).sum().item()
+    assert functional.coverage(middle, cells, masses, one).item() == pytest.approx(spread)
+
+
+def test_coverage_draws_the_nearest_group_alone():
+    """Cells at .25 and .75 of equal mass, groups at .3 and .4: of the second, only .75 draws."""
+    cells = torch.tensor([[0.25, 0.5], [0.75, 0.5]]).double()
+    groups = torch.tensor([[[0.3, 0.5], [0.4, 0.5], [0.35, 0.5]]]).double().requires_grad_()
+    masses, one = torch.full((1, 2), 0.5).double(), torch.ones(1).double()
+    functional.coverage(groups, cells, masses, one).backward()
+    expected = torch.tensor([[[0.05, 0.0], [-0.35, 0.0], [0.0, 0.0]]]).double()
+    torch.testing.assert_close(groups.grad, expected)
 
 
 def test_attention_by_hand_and_without_gradient():
@@ -329,10 +330,7 @@ def everything(maps, cells, member):
     assignment = torch.nn.functional.one_hot(torch.arange(K) % G).double()
     groups = functional.group_means(positions, assignment)
     variance = functional.position_variance(positions, member)
-    where, own = functional.group_means(weights, assignment), member[:, :G]
-    scores = functional.group_scores(maps, torch.ones(K).double(), assignment, 1.0)
     shares = torch.linspace(0, 1, len(cells) * G * N).view(N, G, -1).double().softmax(1)
-    counted = attention[:, 0] * member[:, :1]
     return torch.stack(
         [
             functional.presence(maps.amax((2, 3)), member, 1 - member),
@@ -340,8 +338,10 @@ def everything(maps, cells, member):
             functional.equivariance(positions.flip(0), positions, variance, member),
             functional.agreement(positions, groups, assignment, member),
             functional.off_object(weights, attention[:, 0], member),
-            functional.outside_territory(where, shares, own),
-            functional.competition(scores, own, shares, counted),
+            functional.outside_territory(
+                functional.group_means(weights, assignment), shares, member[:, :G]
+            ),
+            functional.coverage(groups, cells, attention[:, 0], member[:, 0]),
         ]
     )
 

@@ -29,11 +29,11 @@ def test_the_attention_finds_the_object_and_moves_nothing_else():
     assert attention(maps, (12, 12)).shape == (4, 1, 144)
 
 
-def test_statistics_move_once_per_step():
+def test_statistics_move_in_training_alone():
     attention = ObjectAttention(2, 1).train()
     attention(torch.randn(4, 2, 6, 6), (6, 6))
     before = attention.mean.clone()
-    attention(torch.randn(4, 2, 6, 6), (6, 6), follow=False)
+    attention.eval()(torch.randn(4, 2, 6, 6), (6, 6))
     assert torch.equal(attention.mean, before)
-    attention(torch.randn(4, 2, 6, 6), (6, 6))
+    attention.train()(torch.randn(4, 2, 6, 6), (6, 6))
     assert not torch.equal(attention.mean, before)

@@ -18,17 +18,13 @@ from tests.learning.filter_objectives.equivariant_parts.slow_terms import (
     CATEGORIES,
     FILTERS,
     SIDE,
-    slow_competition,
-    slow_division,
     slow_object_terms,
     slow_territory,
 )
 
 LAYER = "head.convolution_2"
-WEIGHTS = (
-    "equivariance", "concentration", "object", "agreement", "competition", "territory"
-)  # fmt: skip
-NEED_OBJECT = ("object", "competition", "territory")
+NEED_OBJECT = ("object", "territory", "coverage")
+WEIGHTS = ("equivariance", "concentration", "agreement", *NEED_OBJECT)
 
 
 def small_network(num_outputs=CATEGORIES):
@@ -111,10 +107,8 @@ def slow_terms(network, objective, batch):
         "agreement": sum((u[n, k] - groups[n, k % 4]).square().sum() for n, k in own) / len(own),
     }
     before = tap.activations["relu"]
-    found |= slow_object_terms(objective, before, batch.labels, weights)
-    division = slow_division(objective, maps, ranges, before, batch)
-    found["competition"] = slow_competition(division, batch)
-    found["territory"] = slow_territory(division, batch, weights)
+    found |= slow_object_terms(objective, before, batch.labels, weights, groups)
+    found["territory"] = slow_territory(objective, maps, ranges, before, batch.labels, weights)
     errors = []
     for first in range(0, len(batch.labels), 2):
         for start, end in ((first, first + 1), (first + 1, first)):
@@ -163,8 +157,7 @@ def test_terms_of_views_take_over_what_the_others_found(monkeypatch):
     assert len(calls) == 4
     for name, value in found.items():
         torch.testing.assert_close(again[name], value)
-        if not name.endswith(("competition", "territory")):  # statistics of the object have moved
-            torch.testing.assert_close(other[name], value)
+        torch.testing.assert_close(other[name], value)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
@@ -206,7 +199,6 @@ def test_views_without_partner_or_transform_have_no_equivariance():
     for changed in (alone, unknown):
         found = terms_of(network, objective, changed)
         assert found[f"{LAYER}/equivariance"].item() == 0
-        assert found[f"{LAYER}/competition"].item() == 0
         sum(found.values()).backward()
         assert all(p.grad.isfinite().all() for p in network.head.convolution_2.parameters())
         network.zero_grad()
@@ -365,8 +357,8 @@ def test_two_processes_learn_what_one_learns(two_processes, views):
 def test_what_it_refuses():
     with pytest.raises(ValueError, match="`taps` must name at least one layer"):
         EquivariantParts(taps=[])
-    with pytest.raises(ValueError, match="`territory_weight` must be >= 0"):
-        EquivariantParts(territory_weight=-1)
+    with pytest.raises(ValueError, match="`coverage_weight` must be >= 0"):
+        EquivariantParts(coverage_weight=-1)
     with pytest.raises(ValueError, match="`num_groups` must be >= 1"):
         EquivariantParts(num_groups=0)
     with pytest.raises(ValueError, match="`every_n_steps` must be >= 1"):
