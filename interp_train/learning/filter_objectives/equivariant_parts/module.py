@@ -66,7 +66,7 @@ class EquivariantParts(nn.Module):
     * ``agreement``: the filters of a group stay together;
     * ``territory``: the groups divide the object among themselves, equally, by their own responses
       (`functional.territories`), and a group responds in cells that belong to it;
-    * ``coverage``: each cell of the object is near some group.
+    * ``coverage``: each cell of the object is near some group, as a code is in k-means.
 
     Where the object is, is learned beside the network from the image labels (the term
     ``attention``), from the map that the head takes, which gets no gradient from it: cells of what
@@ -104,7 +104,7 @@ class EquivariantParts(nn.Module):
         *,
         equivariance_weight: float = 3.0,
         concentration_weight: float = 10.0,
-        object_weight: float = 0.5,
+        object_weight: float = 2.0,
         agreement_weight: float = 2.5,
         territory_weight: float = 1.0,
         coverage_weight: float = 30.0,
@@ -321,10 +321,14 @@ class EquivariantParts(nn.Module):
         return functional.outside_territory(where, shares, own, self.training)
 
     def _coverage(self, places: _Places, attention: Tensor) -> Tensor:
-        """`functional.coverage` of the object by the positions of the groups."""
+        """`functional.coverage` by the positions of the groups.
+
+        Cells count by the square of the attention, so that those which are hardly told from the
+        background draw no group away from the object.
+        """
         member = places.member[:, 0]
         groups = functional.group_means(places.positions, self._assignment(places.member))
-        masses = functional.as_shares(attention, member)
+        masses = functional.as_shares(attention.square(), member)
         return functional.coverage(groups, places.cells, masses, member, self.training)
 
     def _equivariance(self, places: _Places, pairs: Pairs) -> Tensor:

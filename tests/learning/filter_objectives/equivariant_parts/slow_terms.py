@@ -72,11 +72,11 @@ def slow_territory(objective, maps, ranges, before, labels, weights):
 
 
 def slow_distance(seen, groups):
-    """Mean squared distance from the nearest group, of cells that count as they are seen."""
+    """Mean squared distance from the nearest group, of cells that count by the square of what is seen."""
     total = 0.0
     for i in range(SIDE):
         for j in range(SIDE):
             cell = torch.tensor([(j + 0.5) / SIDE, (i + 0.5) / SIDE])
             nearest = min(float((cell - group).square().sum()) for group in groups)
-            total += float(seen[i, j]) * nearest
-    return total / float(seen.sum())
+            total += float(seen[i, j]) ** 2 * nearest
+    return total / float(seen.square().sum())
