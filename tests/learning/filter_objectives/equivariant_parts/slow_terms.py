@@ -72,7 +72,7 @@ def slow_territory(objective, maps, ranges, before, labels, weights):
 
 
 def slow_distance(seen, groups):
-    """Mean squared distance from the nearest group, of cells that count by the square of what is seen."""
+    """Mean squared distance of cells from the nearest group, by the square of what is seen."""
     total = 0.0
     for i in range(SIDE):
         for j in range(SIDE):
