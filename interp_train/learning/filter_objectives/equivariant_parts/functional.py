@@ -15,6 +15,7 @@ from interp_train.collectives import num_processes, sum_over_processes
 from interp_train.structures import LayerGeometry
 
 _LEAST_VARIANCE = 0.005  # in the denominator of the equivariance, of positions in [0, 1]^2
+_LEAST_EXPONENT = 60.0  # weights that are smaller by e^-60 are 0
 _TINY = 1e-12  # below the square of any distance
 _LOW = -1e4  # score of a group that takes no part; finite, so that nothing becomes NaN
 _BALANCING_STEPS = 3
@@ -72,13 +73,17 @@ def response_range(maps: Tensor, member: Tensor, across: bool = False) -> Tensor
 def cell_weights(maps: Tensor, ranges: Tensor, sharpness: float) -> Tensor:
     """``softmax(sharpness * maps / ranges)`` over the cells, ``(N, K, h * w)``.
 
+    Weights below e^-60 of the largest are 0: denormal gradients would slow a CPU.
+
     Args:
         maps: ``(N, K, h, w)``.
         ranges: ``(K,)``; see `response_range`.
         sharpness: the larger, the closer to the argmax.
     """
     factors = sharpness / torch.where(ranges > 0, ranges, 1.0)
-    return (maps.flatten(2) * factors[:, None]).softmax(2)
+    scores = maps.flatten(2) * factors[:, None]
+    least = scores.detach().amax(2, keepdim=True) - _LEAST_EXPONENT
+    return scores.masked_fill(scores < least, -torch.inf).softmax(2)
 
 
 def soft_positions(weights: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:

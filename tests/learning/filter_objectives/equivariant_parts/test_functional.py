@@ -81,6 +81,18 @@ def test_a_sharp_softmax_finds_the_peak_and_a_flat_one_the_middle(maps, cells):
     torch.testing.assert_close(spreads, variance.expand(N, K))
 
 
+def test_weights_are_never_denormal():
+    """On a CPU, products with denormal numbers take many times as long."""
+    maps = torch.linspace(-4.0, 0.0, 100).view(1, 1, 10, 10).requires_grad_()
+    weights = functional.cell_weights(maps, torch.ones(1), 30.0)
+    (weights * torch.linspace(0, 1, 100)).sum().backward()
+    smallest = torch.finfo(torch.float32).tiny
+    for values in (weights, maps.grad):
+        assert ((values == 0) | (values.abs() > smallest)).all()
+        assert (values == 0).any()
+    assert weights.sum().item() == pytest.approx(1)
+
+
 def test_presence_by_hand_and_by_loops(member):
     peaks = torch.randn(N, K).double()
     absent = 1 - member
