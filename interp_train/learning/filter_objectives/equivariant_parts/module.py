@@ -172,7 +172,8 @@ class EquivariantParts(nn.Module):
                 found = self._terms(layer, places)
                 if self.attention:
                     found |= self._object_terms(layer, activations, places, labels)
-            self._seen[layer] = _Seen(activations[layer], places)
+            if self.weights["equivariance"]:  # which takes it over
+                self._seen[layer] = _Seen(activations[layer], places)
             terms.update({f"{layer}/{name}": value for name, value in found.items()})
         return self._acting(terms, self._repeated[0])
 
