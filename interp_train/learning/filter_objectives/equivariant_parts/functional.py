@@ -123,14 +123,15 @@ def concentration(spreads: Tensor, member: Tensor, across: bool = False) -> Tens
 
 
 def object_attention(logits: Tensor) -> Tensor:
-    """Where the object is, in [0, 1]: ``2 p - 1`` for p above a half, without gradient.
+    """Where the object is, in [0, 1]: ``(2 p - 1)^4`` for p above a half, without gradient.
 
-    What also occurs beside objects has p near a half, or below.
+    What also occurs beside objects has p near a half, or below. The power leaves out cells around
+    the object, whose receptive fields see something of it.
 
     Args:
         logits: whether a cell belongs to an image with the object, any shape.
     """
-    return (2 * logits.detach().sigmoid() - 1).relu()
+    return (2 * logits.detach().sigmoid() - 1).relu().square().square()
 
 
 def off_object(weights: Tensor, attention: Tensor, member: Tensor, across: bool = False) -> Tensor:

@@ -33,13 +33,14 @@ class _Places(NamedTuple):
     """Where the filters of a layer respond, and which images count for them."""
 
     member: Tensor  # (N, K)
-    peaks: Tensor  # (N, K)
     positions: Tensor  # (N, K, 2)
     spreads: Tensor  # (N, K)
     weights: Tensor  # (N, K, h * w)
     cells: Tensor  # (h * w, 2)
     maps: Tensor  # (N, K, h, w)
     ranges: Tensor  # (K,)
+    assignment: Tensor  # which filter is in which group, 0 or 1, (K, G)
+    groups: Tensor  # their positions, (N, G, 2)
 
 
 class _Seen(NamedTuple):
@@ -107,7 +108,7 @@ class EquivariantParts(nn.Module):
         object_weight: float = 2.0,
         agreement_weight: float = 2.5,
         territory_weight: float = 1.0,
-        coverage_weight: float = 30.0,
+        coverage_weight: float = 20.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
         every_n_steps: int = 2,
@@ -129,7 +130,7 @@ class EquivariantParts(nn.Module):
         self._grids: dict[str, LayerGeometry] = {}
         self.read_layers: list[str] = []
         self.attention = nn.ModuleList()
-        self._latest: dict[str, dict[str, Tensor]] = {}
+        self._latest: dict[str, tuple[Tensor, ...]] = {}  # what `measurements` measures
         self._seen: dict[str, _Seen] = {}  # from `loss_terms` to `view_terms` of the same step
         self._repeated: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})  # of both
         self._epoch, self._step = -1, 0
@@ -238,8 +239,8 @@ class EquivariantParts(nn.Module):
         """
         return {
             f"{layer}/{name}": value
-            for layer, found in self._latest.items()
-            for name, value in found.items()
+            for layer, seen in self._latest.items()
+            for name, value in _watched(*seen).items()
         }
 
     def _groups_of_filters(self, like: Tensor) -> Tensor:
@@ -262,20 +263,21 @@ class EquivariantParts(nn.Module):
         cells = functional.cell_positions(size, self._grids[layer], self._image_size, maps)
         ranges = functional.response_range(maps, member, self.training)
         weights = functional.cell_weights(maps, ranges, self.sharpness)
-        found = functional.soft_positions(weights, cells)
-        return _Places(member, maps.amax((2, 3)), *found, weights, cells, maps, ranges)
+        positions, spreads = functional.soft_positions(weights, cells)
+        assignment = self._assignment(member)
+        groups = functional.group_means(positions, assignment)
+        return _Places(member, positions, spreads, weights, cells, maps, ranges, assignment, groups)
 
     def _terms(self, layer: str, places: _Places) -> dict[str, Tensor]:
         """All terms but the equivariance, weighted; those of weight 0 are left out."""
         across, weights = self.training, self.weights
         member, positions = places.member, places.positions
-        self._latest[layer] = _watched(places)
-        assignment = self._assignment(member)
-        groups = functional.group_means(positions, assignment)
+        watched = (member, places.maps.amax((2, 3)), positions, places.spreads)
+        self._latest[layer] = tuple(value.detach() for value in watched)
         terms: dict[str, Callable[[], Tensor]] = {
             "concentration": lambda: functional.concentration(places.spreads, member, across),
             "agreement": lambda: functional.agreement(
-                positions, groups, assignment, member, across
+                positions, places.groups, places.assignment, member, across
             ),
         }
         return {name: weights[name] * term() for name, term in terms.items() if weights[name]}
@@ -306,7 +308,7 @@ class EquivariantParts(nn.Module):
 
     def _territory(self, places: _Places, attention: Tensor, read: Tensor, means: Tensor) -> Tensor:
         """`functional.outside_territory`, by how the groups claim the object."""
-        assignment = self._assignment(places.member)
+        assignment = places.assignment
         own = places.member[:, : assignment.shape[1]]  # filter g is in group g
         contrast = functional.local_contrast(read, means)[:, None]
         if contrast.shape[2:] != places.maps.shape[2:]:
@@ -322,15 +324,10 @@ class EquivariantParts(nn.Module):
         return functional.outside_territory(where, shares, own, self.training)
 
     def _coverage(self, places: _Places, attention: Tensor) -> Tensor:
-        """`functional.coverage` by the positions of the groups.
-
-        Cells count by the square of the attention, so that those which are hardly told from the
-        background draw no group away from the object.
-        """
+        """`functional.coverage` of what is attended to, by the positions of the groups."""
         member = places.member[:, 0]
-        groups = functional.group_means(places.positions, self._assignment(places.member))
-        masses = functional.as_shares(attention.square(), member)
-        return functional.coverage(groups, places.cells, masses, member, self.training)
+        masses = functional.as_shares(attention, member)
+        return functional.coverage(places.groups, places.cells, masses, member, self.training)
 
     def _equivariance(self, places: _Places, pairs: Pairs) -> Tensor:
         """`functional.equivariance` from each view of a pair to the other."""
@@ -350,12 +347,12 @@ def _of_own_category(attention: Tensor, labels: Tensor) -> Tensor:
     return attention.gather(1, own)[:, 0]
 
 
-@torch.no_grad()
-def _watched(places: _Places) -> dict[str, Tensor]:
+def _watched(
+    member: Tensor, peaks: Tensor, positions: Tensor, spreads: Tensor
+) -> dict[str, Tensor]:
     """What `EquivariantParts.measurements` tells of a layer."""
-    member, positions = places.member, places.positions
     return {
-        "spread": functional.weighted_mean(places.spreads, member).sqrt(),
+        "spread": functional.weighted_mean(spreads, member).sqrt(),
         "variance": functional.position_variance(positions, member).mean(),
-        "detected": functional.weighted_mean((places.peaks > 0).to(member.dtype), member),
+        "detected": functional.weighted_mean((peaks > 0).to(member.dtype), member),
     }

@@ -33,7 +33,7 @@ def slow_object_terms(objective, before, labels, weights, groups):
     logits = slow_attention(objective, before, places)
     there, gone, beside, distances = [], [], [], []
     for n, label in enumerate(labels.tolist()):
-        seen = (2 * logits[n].sigmoid() - 1).relu()
+        seen = (2 * logits[n].sigmoid() - 1).relu() ** 4
         for c in range(CATEGORIES):
             sign = -1 if c == label else 1
             (there if c == label else gone).append(
@@ -53,7 +53,7 @@ def slow_object_terms(objective, before, labels, weights, groups):
 def slow_territory(objective, maps, ranges, before, labels, weights):
     """Share of the responses of groups in cells of others."""
     places = [(n, i, j) for n in range(len(maps)) for i in range(SIDE) for j in range(SIDE)]
-    attention = (2 * slow_attention(objective, before, places).sigmoid() - 1).relu()
+    attention = (2 * slow_attention(objective, before, places).sigmoid() - 1).relu() ** 4
     contrast = functional.local_contrast(before, functional.around(before))
     outside = []
     for n, label in enumerate(labels.tolist()):
@@ -72,11 +72,11 @@ def slow_territory(objective, maps, ranges, before, labels, weights):
 
 
 def slow_distance(seen, groups):
-    """Mean squared distance of cells from the nearest group, by the square of what is seen."""
+    """Mean squared distance of cells from the nearest group, by what is seen."""
     total = 0.0
     for i in range(SIDE):
         for j in range(SIDE):
             cell = torch.tensor([(j + 0.5) / SIDE, (i + 0.5) / SIDE])
             nearest = min(float((cell - group).square().sum()) for group in groups)
-            total += float(seen[i, j]) ** 2 * nearest
-    return total / float(seen.square().sum())
+            total += float(seen[i, j]) * nearest
+    return total / float(seen.sum())
