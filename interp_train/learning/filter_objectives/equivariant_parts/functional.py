@@ -16,6 +16,7 @@ from interp_train.structures import LayerGeometry
 
 _LEAST_VARIANCE = 0.005  # in the denominator of the equivariance, of positions in [0, 1]^2
 _LEAST_EXPONENT = 60.0  # weights that are smaller by e^-60 are 0
+_LEAST_ATTENTION = 1e-6  # of a cell that groups share, 3 % by its fourth root
 _TINY = 1e-12  # below the square of any distance
 _LOW = -1e4  # score of a group that takes no part; finite, so that nothing becomes NaN
 _BALANCING_STEPS = 3
@@ -313,13 +314,14 @@ def cell_masses(attention: Tensor, contrast: Tensor) -> Tensor:
     """What each cell counts for when groups share an object, not negative.
 
     The fourth root of the attention, so that parts that are hard to tell from the background count
-    too, times the contrast, so that even surfaces do not count for as much as they are large.
+    too, times the contrast, so that even surfaces do not count for as much as they are large. Cells
+    beside the object count 3 %, which filters were found to follow parts better with.
 
     Args:
         attention: to the image's category, ``(N, h * w)``.
         contrast: from `local_contrast`, ``(N, h * w)``.
     """
-    return attention.sqrt().sqrt() * contrast
+    return attention.clamp(min=_LEAST_ATTENTION).sqrt().sqrt() * contrast
 
 
 def as_shares(masses: Tensor, member: Tensor) -> Tensor:

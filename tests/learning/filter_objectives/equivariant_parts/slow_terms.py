@@ -59,7 +59,7 @@ def slow_territory(objective, maps, ranges, before, labels, weights):
     for n, label in enumerate(labels.tolist()):
         if label < 0:
             continue
-        masses = (attention[n, label] ** 0.25 * contrast[n]).flatten()
+        masses = (attention[n, label].clamp(min=1e-6) ** 0.25 * contrast[n]).flatten()
         scaled = 10 * maps[n] / ranges[:, None, None]
         claims = torch.stack([(scaled[g] + scaled[g + 4]).flatten() / 2 for g in range(4)])
         shares = functional.territories(

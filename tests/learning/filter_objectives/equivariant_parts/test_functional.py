@@ -226,10 +226,15 @@ def test_contrast_agrees_with_loops():
 
 
 def test_masses_by_hand():
-    attention = torch.tensor([[0.0, 1.0, 0.0625], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
-    contrast = torch.tensor([[9.0, 1.0, 2.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
+    attention = torch.tensor([[0.0, 1.0, 0.0625], [1.0, 1.0, 1.0]])
+    contrast = torch.tensor([[9.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
     masses = functional.cell_masses(attention, contrast)
-    torch.testing.assert_close(masses, torch.tensor([[0.0, 1.0, 1.0], [1.0] * 3, [0.0] * 3]))
+    beside = 9 * 1e-6**0.25  # nothing of the object, and high contrast
+    torch.testing.assert_close(masses, torch.tensor([[beside, 1.0, 1.0], [1.0] * 3]))
+
+
+def test_shares_of_masses_without_mass_or_object_are_0():
+    masses = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     found = functional.as_shares(masses, torch.tensor([1.0, 0.0, 1.0]))
     torch.testing.assert_close(found, torch.tensor([[0.0, 0.5, 0.5], [0.0] * 3, [0.0] * 3]))
 
