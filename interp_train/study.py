@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from interp_train.atomic_files import read_json, write_json
 from interp_train.checks import check_name
 from interp_train.composition import compose_config
-from interp_train.provenance import command, config_hash
+from interp_train.provenance import command, commit, config_hash
 from interp_train.run_folder import (
     create_run_folder,
     find_finished,
@@ -126,7 +126,7 @@ class Study:
         self._write()
         self._say(
             f"study {self.config['name']}: {len(self.runs)} runs, "
-            f"{len(self.runs) - len(missing)} of them finished before"
+            f"{len(self.runs) - len(missing)} of them finished before{self._of_other_code()}"
         )
         try:
             run_all(
@@ -148,6 +148,15 @@ class Study:
         if finished:
             self.folders[run.label], self.states[run.label] = finished, "finished"
         return finished is not None
+
+    def _of_other_code(self) -> str:
+        """A warning that names the commits of reused runs where they are not the present one."""
+        commits = [read_status(folder).get("commit") for folder in self.folders.values()]
+        others = [str(made)[:7] for made in commits if made != commit()]
+        if not others:
+            return ""
+        names = ", ".join(dict.fromkeys(others))
+        return f", {len(others)} with other code (commit {names}); reuse=false trains them again"
 
     def _process(self, run: StudyRun, before: Mapping[str, Any]) -> RunProcess:
         """The process that makes a run, in a new folder or in that of an interrupted run."""

@@ -186,9 +186,11 @@ def test_a_study_is_resumed_reused_and_goes_on_after_a_failure(process, tmp_path
     assert [run["status"] for run in described["runs"]] == ["failed", "finished"]
     assert (folder / "logs" / "ordinary_squares_0.txt").is_file()
 
+    status = (folder / described["runs"][1]["folder"] / "status.json").resolve()
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"commit": "0123456789"}))
     answer = process("study", *TOY, "study=toy", "seeds=[0]", "jobs=2", place, broken)
     assert answer.returncode == 0
-    assert "2 runs, 1 of them finished before" in answer.stdout
+    assert "1 of them finished before, 1 with other code (commit 0123456);" in answer.stdout
     assert "accuracy/top1" in answer.stdout
     assert "tensorboard --logdir" in answer.stdout
     described = json.loads((folder / "study.json").read_text())
