@@ -152,7 +152,7 @@ class Study:
     def _of_other_code(self) -> str:
         """A warning that names the commits of reused runs where they are not the present one."""
         commits = [read_status(folder).get("commit") for folder in self.folders.values()]
-        others = [str(made)[:7] for made in commits if made != commit()]
+        others = [_short(made) for made in commits if made != commit()]
         if not others:
             return ""
         names = ", ".join(dict.fromkeys(others))
@@ -265,3 +265,10 @@ class Study:
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _short(made: str | None) -> str:
+    """Seven digits of a commit, and whether files differed from it."""
+    if made is None:
+        return "unknown"
+    return made[:7] + ("-dirty" if made.endswith("-dirty") else "")

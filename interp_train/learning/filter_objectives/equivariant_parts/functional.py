@@ -313,9 +313,9 @@ def local_contrast(maps: Tensor, means: Tensor) -> Tensor:
 def cell_masses(attention: Tensor, contrast: Tensor) -> Tensor:
     """What each cell counts for when groups share an object, not negative.
 
-    The fourth root of the attention, so that parts that are hard to tell from the background count
-    too, times the contrast, so that even surfaces do not count for as much as they are large. Cells
-    beside the object count 3 %, which filters were found to follow parts better with.
+    The fourth root of the attention, which takes its power back, so that parts that are hard to
+    tell from the background count too, times the contrast, so that even surfaces do not count for
+    as much as they are large. Cells beside the object count 3 % (docs/part-tracking.md).
 
     Args:
         attention: to the image's category, ``(N, h * w)``.
