@@ -3,23 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from interp_train.callbacks.image_sample import ImageSample
 from interp_train.callbacks.layer_metrics import LayerMetricCallback
 from interp_train.callbacks.pinned_images import ToBatch
 from interp_train.callbacks.random_network import activations_of, measured_network
-from interp_train.checks import check_range
 from interp_train.evaluation.peak_consistency import (
     PeakConsistencyMetric,
     moved_images,
     standard_motions,
 )
-from interp_train.evaluation.position_baselines import scrambled
 from interp_train.structures import Batch, DataInfo, ImageBatch, LayerGeometry
-
-_BEHIND_OBJECTS = 2**62  # added to the key of background images, which are used last
 
 
 @final
@@ -69,10 +65,7 @@ class PeakConsistency(LayerMetricCallback):
             geometry=geometry,
             to_batch=to_batch,
         )
-        check_range("num_images", num_images, 1)
-        self.num_images, self.motions = num_images, standard_motions(shift, scale)
-        self._images: ImageBatch | None = None
-        self._keys = torch.empty(0, dtype=torch.long)
+        self._sample, self.motions = ImageSample(num_images), standard_motions(shift, scale)
 
     def make_metric(
         self, geometry: LayerGeometry | None, info: DataInfo | None
@@ -86,22 +79,12 @@ class PeakConsistency(LayerMetricCallback):
 
     def read(self, activations: Mapping[str, Tensor], batch: Batch, source: object) -> None:
         """Keep the images with the smallest keys."""
-        keys = scrambled(batch.sample_ids, 0) + _BEHIND_OBJECTS * (batch.labels < 0)
-        images = ImageBatch(*batch[:4], batch.images.new_empty((len(keys), 0, 0, 0)))
-        if self._images is not None:
-            promising = (keys < self._keys.max()) | (len(self._keys) < self.num_images)
-            if not promising.any():
-                return
-            keys = torch.cat((self._keys, keys[promising]))
-            pairs = zip(self._images, images, strict=True)
-            images = ImageBatch(*(torch.cat((old, new[promising])) for old, new in pairs))
-        order = keys.argsort(stable=True)[: self.num_images]
-        self._images, self._keys = ImageBatch(*(field[order] for field in images)), keys[order]
+        self._sample.add(batch)
 
     def finish(self, module: LightningModule) -> None:
         """Move the images, and read where the peaks went."""
-        images, self._images = self._own_images(), None
-        if images is None or not len(images.labels):
+        images = self._sample.take()
+        if images is None:
             return
         self._measure(measured_network(module), self.metrics, images)
         if self._twin is not None:
@@ -114,18 +97,3 @@ class PeakConsistency(LayerMetricCallback):
             after = activations_of(network, layers, moved_images(batch.images, motion))
             for layer, metric in metrics.items():
                 metric.update(before[layer], after[layer], batch, index)
-
-    def _own_images(self) -> ImageBatch | None:
-        """Those of this process among the images with the smallest keys of all processes."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self._images
-        own = self._keys.tolist() if self._images is not None else []
-        gathered: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(gathered, own)
-        owners: dict[int, int] = {}  # an image that two processes hold belongs to the first
-        for rank, keys in enumerate(gathered):
-            owners |= {key: rank for key in keys if key not in owners}
-        rank = torch.distributed.get_rank()
-        chosen = {key for key in sorted(owners)[: self.num_images] if owners[key] == rank}
-        rows = [row for row, key in enumerate(own) if key in chosen]
-        return ImageBatch(*(field[rows] for field in self._images)) if self._images else None

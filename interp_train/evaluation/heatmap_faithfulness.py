@@ -40,6 +40,16 @@ _LINKS: dict[str, Callable[[Tensor], Tensor] | None] = {
 }
 
 
+def link_of(scale: str) -> Callable[[Tensor], Tensor] | None:
+    """From logits ``(N, C)`` to scores on a scale; None leaves them.
+
+    Raises:
+        ValueError: for an unknown scale.
+    """
+    check_choice("scale", scale, tuple(_LINKS))
+    return _LINKS[scale]
+
+
 def pixel_ranks(heatmaps: Tensor, seed: int) -> Tensor:
     """Place of each pixel in the order from the highest value down, equal ones in random order.
 
@@ -59,7 +69,13 @@ def pixel_ranks(heatmaps: Tensor, seed: int) -> Tensor:
 
 
 def exchange_auc(
-    scores: TargetScores, ranks: Tensor, after: Tensor, num_steps: int, batch_size: int
+    scores: TargetScores,
+    ranks: Tensor,
+    after: Tensor,
+    num_steps: int,
+    batch_size: int,
+    *,
+    share: float = 1.0,
 ) -> Tensor:
     """Area under the score while pixels are exchanged in the order of their ranks.
 
@@ -69,13 +85,14 @@ def exchange_auc(
         after: what the images become, ``(N, channels, H, W)``.
         num_steps: of equal numbers of pixels.
         batch_size: images in one forward pass, at most.
+        share: of the pixels that are exchanged in the end.
 
     Returns:
         Mean score on the way, by the trapezoidal rule, ``(N,)``.
     """
     pixels = ranks[0].numel()
     steps = torch.arange(num_steps + 1, device=ranks.device)
-    exchanged = (steps * pixels / num_steps).round().view(-1, 1, 1, 1)
+    exchanged = (steps * (share * pixels) / num_steps).round().view(-1, 1, 1, 1)
 
     def partly(rows: slice, chosen: slice) -> Tensor:
         done = ranks[rows, None] < exchanged[chosen]
@@ -150,7 +167,7 @@ class HeatmapFaithfulnessMetric(HeatmapMeans):
     ) -> None:
         check_range("num_steps", num_steps, 1)
         check_range("blur", blur, 0.1)
-        check_choice("scale", scale, tuple(_LINKS))
+        link_of(scale)  # checks it
         check_range("num_sets", num_sets, 2)
         check_range("block_size", block_size, 1)
         check_range("block_share", block_share, 0, 1)
@@ -189,7 +206,7 @@ class HeatmapFaithfulnessMetric(HeatmapMeans):
         if self.baselines and masks.numel():
             check_shape("masks", masks, tuple(heatmaps.shape))
             maps["_oracle"] = masks.float()
-        with scores_of_target(network, images, target, _LINKS[self.scale]) as scores:
+        with scores_of_target(network, images, target, link_of(self.scale)) as scores:
             for suffix, values in maps.items():
                 self.add(self._areas(scores, values, suffix))
         if "sensitivity" in self.scores:

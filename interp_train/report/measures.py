@@ -109,6 +109,14 @@ MEASURES = (
         "A selective filter may answer to the background of its category.",
     ),
     Measure(
+        "filter_deletion_auc", "filter deletion, AUC", False, True,
+        "Mean score of an image's category while the pixels that a filter responds to are blanked, "
+        "a fifth of the image in the end; low where the network needs them (deletion: Petsiuk et "
+        "al., BMVC 2018).",
+        "Broad regions take more evidence away, and blanked pixels are foreign to any network, so "
+        "read it beside other images' regions and the object's centre.",
+    ),
+    Measure(
         "mutual_information_score", "mutual information score, nats", True, False,
         "What a filter's mean activation tells of its best class against the rest, mean over "
         "filters (Liang et al., ECCV 2020).",

@@ -8,6 +8,7 @@ import torch.distributed
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from interp_train.callbacks.class_selectivity import ClassSelectivity
+from interp_train.callbacks.filter_deletion import FilterDeletion
 from interp_train.callbacks.layer_metrics import found_geometries, measures_now, resolved_layer
 from interp_train.callbacks.layer_records import read_table
 from interp_train.callbacks.location_instability import LocationInstability
@@ -32,7 +33,7 @@ from tests.callbacks.spot_run import (
 
 CALLBACKS = [
     PartTracking, LocationInstability, PartInterpretability, ClassSelectivity, PeakConsistency,
-    RegionConsistency, MutualInformationScore,
+    RegionConsistency, MutualInformationScore, FilterDeletion,
 ]  # fmt: skip
 GEOMETRY = LayerGeometry(4.0, 1.5, 4.0)  # cells of 4 x 4 pixels
 
@@ -55,12 +56,15 @@ def test_systems_and_foreign_modules_are_measured_alike(tmp_path, kind):
     """The same weights, once as a learning system and once as anybody's module."""
     torch.manual_seed(0)
     system = SpotSystem()
+    state = {name: value.clone() for name, value in system.network.state_dict().items()}
     ours = trainer(tmp_path, callbacks=[kind(["top"], random_network=False)])
     ours.fit(system, datamodule=SpotData())
     module = ForeignModule()
     module.model.load_state_dict(
-        {name: value for name, value in system.network.state_dict().items() if "linear" not in name}
+        {name: value for name, value in state.items() if "linear" not in name}
     )
+    linear = {k.rpartition(".")[2]: value for k, value in state.items() if "linear" in k}
+    module.head.load_state_dict(linear)
     callback = kind(["relu"], random_network=False, to_batch=as_part_batch, data_info=INFO)
     theirs = trainer(tmp_path, callbacks=[callback])
     theirs.fit(module, **foreign_loaders())
@@ -236,7 +240,7 @@ def test_what_is_missing_is_said_once_and_nothing_is_logged(tmp_path, caplog):
     }
     assert set(written) == set(lacking)
     measured = {name.split("/")[-1].split("_")[0] for name in parts_of(run)}
-    assert measured == {"class", "peak", "mutual"}
+    assert measured == {"class", "peak", "mutual", "filter"}
 
 
 def test_records_hold_the_table_and_the_filters(tmp_path):
