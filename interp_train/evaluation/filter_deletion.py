@@ -25,6 +25,7 @@ from torchmetrics import Metric
 from interp_train.checks import check_range, check_shape
 from interp_train.evaluation.heatmap_faithfulness import Scale, exchange_auc, link_of
 from interp_train.evaluation.peak_table import first_rows, joined, map_frame
+from interp_train.evaluation.position_baselines import scrambled
 from interp_train.evaluation.row_gathering import gather_rows
 from interp_train.receptive_field import upsampled
 from interp_train.structures import Batch, LayerGeometry, Target
@@ -59,7 +60,7 @@ class FilterDeletionMetric(Metric):
         geometry: receptive fields of the layer; None lets the cells tile the image evenly.
         share: of the pixels that are blanked in the end.
         num_steps: of equal numbers of pixels.
-        num_filters: measured, at most; of more, so many at equal distances.
+        num_filters: measured, at most; of more, so many by chance, the same in each run.
         fill: value of blanked pixels, in units of the network's input.
         scale: of the score, see `HeatmapFaithfulnessMetric`.
         batch_size: images in one forward pass, at most.
@@ -79,8 +80,8 @@ class FilterDeletionMetric(Metric):
         geometry: LayerGeometry | None = None,
         *,
         share: float = 0.2,
-        num_steps: int = 6,
-        num_filters: int = 24,
+        num_steps: int = 5,
+        num_filters: int = 12,
         fill: float = 0.0,
         scale: Scale = "softmax",
         batch_size: int = 64,
@@ -158,8 +159,8 @@ class FilterDeletionMetric(Metric):
 
     def filters(self, num_filters: int) -> Tensor:
         """Which of `num_filters` filters are measured, long, at most `num_filters`."""
-        count = min(self.num_filters, num_filters)
-        return torch.arange(count) * num_filters // count
+        keys = scrambled(torch.arange(num_filters), 0)
+        return keys.argsort()[: self.num_filters].sort().values
 
     def _area(self, scores: TargetScores, maps: Tensor, geometry: LayerGeometry) -> Tensor:
         """Mean score while the region of one filter is blanked, ``(N,)``; maps ``(N, h, w)``."""

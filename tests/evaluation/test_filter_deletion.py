@@ -152,9 +152,13 @@ def test_images_without_a_category_do_not_count():
     assert both.compute() == metric.compute()
 
 
-def test_many_filters_are_sampled_at_equal_distances():
+def test_of_many_filters_some_are_measured_the_same_each_time():
     metric = FilterDeletionMetric(num_filters=4)
-    assert metric.filters(10).tolist() == [0, 2, 5, 7]
+    chosen = metric.filters(100).tolist()
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == 4
+    assert chosen == FilterDeletionMetric(num_filters=4).filters(100).tolist()
+    assert len({number % 4 for number in FilterDeletionMetric().filters(96).tolist()}) == 4
     assert metric.filters(3).tolist() == [0, 1, 2]
 
 
