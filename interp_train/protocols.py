@@ -56,9 +56,11 @@ class ViewObjective(FilterObjective, Protocol):
     ) -> dict[str, Tensor]:
         """More terms like those of `loss_terms`, which is called first, in the same step.
 
+        One of the same name takes the place of that of `loss_terms`.
+
         Args:
             activations: see `loss_terms`.
-            batch: labels, and which images are views of which photo, under which transforms.
+            batch: labels, boxes, and which images are views of which photo, under which transforms.
             epoch: 1 in the first epoch.
         """
 

@@ -16,7 +16,7 @@ from interp_train.structures import LayerGeometry
 
 _LEAST_VARIANCE = 0.005  # in the denominator of the equivariance, of positions in [0, 1]^2
 _LEAST_EXPONENT = 60.0  # weights that are smaller by e^-60 are 0
-_LEAST_ATTENTION = 1e-6  # of a cell that groups share, 3 % by its fourth root
+_LEAST_ATTENTION = 0.03  # to a cell that groups share
 _TINY = 1e-12  # below the square of any distance
 _LOW = -1e4  # score of a group that takes no part; finite, so that nothing becomes NaN
 _BALANCING_STEPS = 3
@@ -124,27 +124,26 @@ def concentration(spreads: Tensor, member: Tensor, across: bool = False) -> Tens
 
 
 def object_attention(logits: Tensor) -> Tensor:
-    """Where the object is, in [0, 1]: ``(2 p - 1)^4`` for p above a half, without gradient.
+    """Where the object is, in [0, 1]: ``2 p - 1`` for p above a half, without gradient.
 
-    What also occurs beside objects has p near a half, or below. The power leaves out cells around
-    the object, whose receptive fields see something of it.
+    What also occurs beside objects has p near a half, or below.
 
     Args:
         logits: whether a cell belongs to an image with the object, any shape.
     """
-    return (2 * logits.detach().sigmoid() - 1).relu().square().square()
+    return (2 * logits.detach().sigmoid() - 1).relu()
 
 
-def off_object(weights: Tensor, attention: Tensor, member: Tensor, across: bool = False) -> Tensor:
-    """Share of the responses that lie beside the object.
+def off_object(weights: Tensor, distinct: Tensor, member: Tensor, across: bool = False) -> Tensor:
+    """Share of the responses that lie beside the object, or where nothing stands out of it.
 
     Args:
         weights: from `cell_weights`, ``(N, K, h * w)``.
-        attention: to the image's object, from `object_attention`, ``(N, h * w)``.
+        distinct: cells of the image's object, from `contrast.distinct_cells`, ``(N, h * w)``.
         member: ``(N, K)``.
         across: see the module.
     """
-    beside = (weights @ (1 - attention)[..., None])[..., 0]
+    beside = (weights @ (1 - distinct)[..., None])[..., 0]
     return weighted_mean(beside, member, across)
 
 
@@ -281,47 +280,17 @@ def group_scores(maps: Tensor, ranges: Tensor, assignment: Tensor, sharpness: fl
     return shares.mT @ maps.flatten(2)
 
 
-@torch.no_grad()
-def around(maps: Tensor) -> Tensor:
-    """Mean of the 3x3 cells around each cell of ``(N, units, h, w)`` that lie on the map.
-
-    By shifted sums: the kernel of a pooling without its border takes ten times as long on a CPU.
-    """
-    counts = maps.new_ones(())
-    for axis in (2, 3):
-        size = maps.shape[axis]
-        sums, number = maps.clone(), maps.new_full((size,), 3.0)
-        sums.narrow(axis, 1, size - 1).add_(maps.narrow(axis, 0, size - 1))
-        sums.narrow(axis, 0, size - 1).add_(maps.narrow(axis, 1, size - 1))
-        number[0] -= 1
-        number[-1] -= 1
-        maps, counts = sums, counts * (number[:, None] if axis == 2 else number)
-    return maps.div_(counts)
-
-
-@torch.no_grad()
-def local_contrast(maps: Tensor, means: Tensor) -> Tensor:
-    """Mean over units of the squared difference from the mean of 3x3 cells, ``(N, h, w)``.
-
-    Args:
-        maps: ``(N, units, h, w)``.
-        means: from `around`.
-    """
-    return (maps - means).square_().mean(1)
-
-
 def cell_masses(attention: Tensor, contrast: Tensor) -> Tensor:
     """What each cell counts for when groups share an object, not negative.
 
-    The fourth root of the attention, which takes its power back, so that parts that are hard to
-    tell from the background count too, times the contrast, so that even surfaces do not count for
-    as much as they are large. Cells beside the object count 3 % (docs/part-tracking.md).
+    The attention times the contrast, so that even surfaces do not count for as much as they are
+    large. Cells beside the object count 3 % (docs/part-tracking.md).
 
     Args:
         attention: to the image's category, ``(N, h * w)``.
-        contrast: from `local_contrast`, ``(N, h * w)``.
+        contrast: from `contrast.local_contrast`, ``(N, h * w)``.
     """
-    return attention.clamp(min=_LEAST_ATTENTION).sqrt().sqrt() * contrast
+    return attention.clamp(min=_LEAST_ATTENTION) * contrast
 
 
 def as_shares(masses: Tensor, member: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class ObjectAttention(nn.Module):
 
         Args:
             maps: what tells the object, each cell the mean of those around it
-                (`functional.around`).
+                (`contrast.around`).
             size: ``(h, w)`` of the cells; maps of another size are interpolated.
         """
         maps = maps.detach().to(self.mean.dtype)

@@ -17,6 +17,15 @@ from interp_train.backbones.attachment import checked_backbone
 from interp_train.checks import check_range
 from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.equivariant_parts import functional
+from interp_train.learning.filter_objectives.equivariant_parts.boxes import (
+    beside_boxes,
+    box_presence,
+)
+from interp_train.learning.filter_objectives.equivariant_parts.contrast import (
+    around,
+    distinct_cells,
+    local_contrast,
+)
 from interp_train.learning.filter_objectives.equivariant_parts.layers import ObjectAttention
 from interp_train.learning.filter_objectives.equivariant_parts.pairs import Pairs, pairs_of
 from interp_train.learning.filter_objectives.equivariant_parts.read_layers import (
@@ -44,10 +53,11 @@ class _Places(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """Places that the terms of views take over from the others of the same step."""
+    """What the terms of views take over from the others of the same step."""
 
     activations: Tensor  # of the layer, which tell the step that this belongs to
     places: _Places
+    logits: Tensor | None  # of the attention, (N, C, h * w)
 
 
 @final
@@ -63,17 +73,19 @@ class EquivariantParts(nn.Module):
     * ``equivariance``: positions in two views of a photo agree under the known transform of the
       views, in units of the variance of the position (`view_terms`);
     * ``concentration``: a response is small around its position;
-    * ``object``: responses lie on the object;
+    * ``object``: responses lie on the object, where something stands out of it;
     * ``agreement``: the filters of a group stay together;
     * ``territory``: the groups divide the object among themselves, equally, by their own responses
       (`functional.territories`), and a group responds in cells that belong to it;
-    * ``coverage``: each cell of the object is near some group, as a code is in k-means.
+    * ``coverage``: each cell of the object is near some group, as a code is in k-means, by how much
+      it stands out.
 
     Where the object is, is learned beside the network from the image labels (the term
     ``attention``), from the map that the head takes, which gets no gradient from it: cells of what
-    is also seen in images without the category are beside the object. Without coverage all groups
-    crowd where the object moves most, at a bird's head; groups that merely keep a distance are
-    pushed to places that nothing can follow (docs/part-tracking.md has what was measured).
+    is also seen in images without the category are beside the object, and so are, in views, cells
+    outside its box where it is known. Without coverage all groups crowd where the object moves
+    most, at a bird's head; groups that merely keep a distance are pushed to places that nothing can
+    follow (docs/part-tracking.md has what was measured).
 
     Batches without views (`ViewBatch`) have no equivariance; alone, the other terms let filters
     keep to a constant place. In evaluation mode nothing is exchanged between processes.
@@ -93,6 +105,8 @@ class EquivariantParts(nn.Module):
         coverage_weight: see there.
         sharpness: of the softmax.
         num_groups: G, at most one for each filter.
+        box_share: that cells of views outside the object's box have in learning what is not the
+            object, beside images without it; 0 does without boxes.
         every_n_steps: training steps for one in which the terms act.
 
     Raises:
@@ -108,9 +122,10 @@ class EquivariantParts(nn.Module):
         object_weight: float = 2.0,
         agreement_weight: float = 2.5,
         territory_weight: float = 1.0,
-        coverage_weight: float = 20.0,
+        coverage_weight: float = 15.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
+        box_share: float = 0.5,
         every_n_steps: int = 2,
     ) -> None:
         super().__init__()
@@ -124,6 +139,7 @@ class EquivariantParts(nn.Module):
             "coverage": coverage_weight,
         }
         self.sharpness, self.num_groups, self.every_n_steps = sharpness, num_groups, every_n_steps
+        self.box_share = box_share
         self._check_options()
         self.layers: list[str] = []
         self.num_categories = self._image_size = 0
@@ -142,6 +158,7 @@ class EquivariantParts(nn.Module):
             check_range(f"{name}_weight", weight, 0.0)
         check_range("sharpness", self.sharpness, 0.1)
         check_range("num_groups", self.num_groups, 1)
+        check_range("box_share", self.box_share, 0, 1)
         check_range("every_n_steps", self.every_n_steps, 1)
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
@@ -171,10 +188,11 @@ class EquivariantParts(nn.Module):
             with torch.autocast(labels.device.type, enabled=False):
                 places = self._places(layer, activations[layer], labels)
                 found = self._terms(layer, places)
+                self._seen[layer] = _Seen(activations[layer], places, None)
                 if self.attention:
-                    found |= self._object_terms(layer, activations, places, labels)
-            if self.weights["equivariance"]:  # which takes it over
-                self._seen[layer] = _Seen(activations[layer], places)
+                    more, logits = self._object_terms(layer, activations, places, labels)
+                    self._seen[layer] = self._seen[layer]._replace(logits=logits)
+                    found |= more
             terms.update({f"{layer}/{name}": value for name, value in found.items()})
         return self._acting(terms, self._repeated[0])
 
@@ -184,20 +202,24 @@ class EquivariantParts(nn.Module):
         """``<layer>/<term>`` for those that compare views; see `ViewObjective`."""
         if self._rests:
             return dict(self._repeated[1])
-        if not self.weights["equivariance"]:
-            return {}
         terms: dict[str, Tensor] = {}
+        learned: dict[str, Tensor] = {}
         pairs = pairs_of(batch, self._image_size)
         for layer in self.layers:
             with torch.autocast(batch.labels.device.type, enabled=False):
                 seen = self._seen.pop(layer, None)
                 if seen is None or seen.activations is not activations[layer]:
-                    places = self._places(layer, activations[layer], batch.labels)
+                    places, logits = self._places(layer, activations[layer], batch.labels), None
                 else:
-                    places = seen.places
-                error = self._equivariance(places, pairs)
-            terms[f"{layer}/equivariance"] = self.weights["equivariance"] * error
-        return self._acting(terms, self._repeated[1])
+                    places, logits = seen.places, seen.logits
+                if self.weights["equivariance"]:
+                    error = self._equivariance(places, pairs)
+                    terms[f"{layer}/equivariance"] = self.weights["equivariance"] * error
+                if logits is not None and self.box_share:
+                    learned[f"{layer}/attention"] = self._box_attention(logits, places, batch)
+        if self.training:
+            self._repeated[0].update({name: value.detach() for name, value in learned.items()})
+        return self._acting(terms, self._repeated[1]) | self._acting(learned, {})
 
     @property
     def _rests(self) -> bool:
@@ -284,36 +306,42 @@ class EquivariantParts(nn.Module):
 
     def _object_terms(
         self, layer: str, activations: Mapping[str, Tensor], places: _Places, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """Terms that ask where the object is, weighted, and the one that learns it."""
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms that ask where the object is, weighted, the one that learns it, and its logits."""
         across, number = self.training, self.layers.index(layer)
         read = activations[self.read_layers[number]].detach().to(places.maps.dtype)
-        means = functional.around(read)
+        means = around(read)
         size = (places.maps.shape[2], places.maps.shape[3])
         logits = self.attention[number](means, size)
         everywhere = membership_of(labels, self.num_categories, logits)[..., None]
         everywhere = everywhere.expand_as(logits)
         attention = functional.object_attention(logits).to(places.maps.dtype)
         attention = _of_own_category(attention, labels)
+        contrast = _at_cells(local_contrast(read, means), size)
+        distinct = distinct_cells(attention, contrast)
         terms: dict[str, Callable[[], Tensor]] = {
             "object": lambda: functional.off_object(
-                places.weights, attention, places.member, across
+                places.weights, distinct, places.member, across
             ),
-            "territory": lambda: self._territory(places, attention, read, means),
-            "coverage": lambda: self._coverage(places, attention),
+            "territory": lambda: self._territory(
+                places, functional.cell_masses(attention, contrast)
+            ),
+            "coverage": lambda: self._coverage(places, attention * contrast),
         }
         found = {n: self.weights[n] * term() for n, term in terms.items() if self.weights[n]}
         learned = functional.presence(logits, everywhere, 1 - everywhere, across)
-        return {"attention": learned, **found}
+        return {"attention": learned, **found}, logits
 
-    def _territory(self, places: _Places, attention: Tensor, read: Tensor, means: Tensor) -> Tensor:
+    def _box_attention(self, logits: Tensor, places: _Places, batch: ViewBatch) -> Tensor:
+        """`box_presence` of what learns where the object is, with the boxes of the views."""
+        everywhere = membership_of(batch.labels, self.num_categories, logits)[..., None]
+        beside = beside_boxes(places.cells.to(logits.dtype), batch.boxes, self._image_size)
+        return box_presence(logits, everywhere, beside, self.box_share, self.training)
+
+    def _territory(self, places: _Places, masses: Tensor) -> Tensor:
         """`functional.outside_territory`, by how the groups claim the object."""
         assignment = places.assignment
         own = places.member[:, : assignment.shape[1]]  # filter g is in group g
-        contrast = functional.local_contrast(read, means)[:, None]
-        if contrast.shape[2:] != places.maps.shape[2:]:
-            contrast = nn.functional.interpolate(contrast, places.maps.shape[2:], mode="bilinear")
-        masses = functional.cell_masses(attention, contrast.flatten(1))
         scores = functional.group_scores(
             places.maps.detach(), places.ranges, assignment, _CLAIM_SHARPNESS
         )
@@ -323,10 +351,10 @@ class EquivariantParts(nn.Module):
         where = functional.group_means(places.weights, assignment)
         return functional.outside_territory(where, shares, own, self.training)
 
-    def _coverage(self, places: _Places, attention: Tensor) -> Tensor:
-        """`functional.coverage` of what is attended to, by the positions of the groups."""
+    def _coverage(self, places: _Places, masses: Tensor) -> Tensor:
+        """`functional.coverage` of cells with masses, by the positions of the groups."""
         member = places.member[:, 0]
-        masses = functional.as_shares(attention, member)
+        masses = functional.as_shares(masses, member)
         return functional.coverage(places.groups, places.cells, masses, member, self.training)
 
     def _equivariance(self, places: _Places, pairs: Pairs) -> Tensor:
@@ -339,6 +367,13 @@ class EquivariantParts(nn.Module):
             pairs.valid[:, None] * member[pairs.sources],
             self.training,
         )
+
+
+def _at_cells(contrast: Tensor, size: tuple[int, int]) -> Tensor:
+    """Contrast ``(N, ., .)`` at cells of another map, ``(N, h * w)``."""
+    if contrast.shape[1:] != size:
+        contrast = nn.functional.interpolate(contrast[:, None], size, mode="bilinear")[:, 0]
+    return contrast.flatten(1)
 
 
 def _of_own_category(attention: Tensor, labels: Tensor) -> Tensor:

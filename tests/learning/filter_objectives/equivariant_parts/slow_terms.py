@@ -27,22 +27,34 @@ def slow_attention(objective, maps, places):
     return logits.detach()
 
 
+def slow_contrast(maps):
+    """Squared difference from the mean of the cells around, mean over units."""
+    contrast = torch.zeros(len(maps), SIDE, SIDE)
+    for i in range(SIDE):
+        for j in range(SIDE):
+            near = maps[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean((2, 3))
+            contrast[:, i, j] = (maps[:, :, i, j] - near).square().mean(1)
+    return contrast
+
+
 def slow_object_terms(objective, before, labels, weights, groups):
     """Object, coverage and what the attention learns, with loops over images and cells."""
     places = [(n, i, j) for n in range(len(labels)) for i in range(SIDE) for j in range(SIDE)]
     logits = slow_attention(objective, before, places)
     there, gone, beside, distances = [], [], [], []
+    contrast = slow_contrast(before)
     for n, label in enumerate(labels.tolist()):
-        seen = (2 * logits[n].sigmoid() - 1).relu() ** 4
+        seen = (2 * logits[n].sigmoid() - 1).relu()
         for c in range(CATEGORIES):
             sign = -1 if c == label else 1
             (there if c == label else gone).append(
                 nn.functional.softplus(sign * logits[n, c]).mean()
             )
         if label >= 0:
-            outside = 1 - seen[label]
+            standard = float((seen[label] * contrast[n]).sum() / seen[label].sum())
+            outside = 1 - seen[label] * (contrast[n] / (1.5 * standard)).clamp(max=1)
             beside += [(weights[n, k].view(SIDE, SIDE) * outside).sum() for k in range(FILTERS)]
-            distances.append(slow_distance(seen[label], groups[n]))
+            distances.append(slow_distance(seen[label] * contrast[n], groups[n]))
     return {
         "object": sum(beside) / len(beside),
         "coverage": sum(distances) / len(distances),
@@ -53,13 +65,13 @@ def slow_object_terms(objective, before, labels, weights, groups):
 def slow_territory(objective, maps, ranges, before, labels, weights):
     """Share of the responses of groups in cells of others."""
     places = [(n, i, j) for n in range(len(maps)) for i in range(SIDE) for j in range(SIDE)]
-    attention = (2 * slow_attention(objective, before, places).sigmoid() - 1).relu() ** 4
-    contrast = functional.local_contrast(before, functional.around(before))
+    attention = (2 * slow_attention(objective, before, places).sigmoid() - 1).relu()
+    contrast = slow_contrast(before)
     outside = []
     for n, label in enumerate(labels.tolist()):
         if label < 0:
             continue
-        masses = (attention[n, label].clamp(min=1e-6) ** 0.25 * contrast[n]).flatten()
+        masses = (attention[n, label].clamp(min=0.03) * contrast[n]).flatten()
         scaled = 10 * maps[n] / ranges[:, None, None]
         claims = torch.stack([(scaled[g] + scaled[g + 4]).flatten() / 2 for g in range(4)])
         shares = functional.territories(

@@ -3,6 +3,7 @@
 import torch
 
 from interp_train.learning.filter_objectives.equivariant_parts import functional
+from interp_train.learning.filter_objectives.equivariant_parts.contrast import around
 from interp_train.learning.filter_objectives.equivariant_parts.layers import ObjectAttention
 
 
@@ -16,7 +17,7 @@ def test_the_attention_finds_the_object_and_moves_nothing_else():
         maps = torch.randn(4, 2, 6, 6) * 0.1
         maps[:2, :, :3] += 1.0
         maps.requires_grad_()
-        logits = attention(functional.around(maps), (6, 6))
+        logits = attention(around(maps), (6, 6))
         member = labels.expand_as(logits)
         loss = functional.presence(logits, member, 1 - member)
         optimizer.zero_grad()

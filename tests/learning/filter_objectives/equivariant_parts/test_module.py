@@ -155,8 +155,9 @@ def test_terms_of_views_take_over_what_the_others_found(monkeypatch):
     objective.loss_terms({n: a + 1 for n, a in activations.items()}, batch.labels, logits, 1)
     other = objective.view_terms(activations, batch, 1)  # what belongs to others is not taken
     assert len(calls) == 4
-    for name, value in found.items():
-        torch.testing.assert_close(again[name], value)
+    assert set(found) == {f"{LAYER}/equivariance", f"{LAYER}/attention"}
+    for name, value in again.items():
+        torch.testing.assert_close(found[name], value)
         torch.testing.assert_close(other[name], value)
 
 
@@ -330,6 +331,8 @@ def step_of_share(number, views):
     half = len(batch.labels) // 2
     first = torch.distributed.get_rank() * half if ranked else 0
     share = slice(first, first + half) if ranked else slice(None)
+    if views:
+        batch = batch._replace(boxes=torch.tensor([[1.5, 0.5, 7.5, 5.5]]).expand(len(batch[1]), 4))
     batch = ViewBatch(*(field[share] for field in batch))
     batch = batch._replace(images=batch.images.double())
     trained = nn.parallel.DistributedDataParallel(network) if ranked else network
@@ -363,6 +366,8 @@ def test_what_it_refuses():
         EquivariantParts(num_groups=0)
     with pytest.raises(ValueError, match="`every_n_steps` must be >= 1"):
         EquivariantParts(every_n_steps=0)
+    with pytest.raises(ValueError, match="`box_share` must be >= 0 and <= 1"):
+        EquivariantParts(box_share=1.5)
     with pytest.raises(TypeError, match="`network` must be a Backbone"):
         EquivariantParts().attach(nn.Linear(2, 2), 1)
     _, objective = attached()
