@@ -122,7 +122,7 @@ class EquivariantParts(nn.Module):
         object_weight: float = 2.0,
         agreement_weight: float = 2.5,
         territory_weight: float = 1.0,
-        coverage_weight: float = 15.0,
+        coverage_weight: float = 25.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
         box_share: float = 0.5,
