@@ -23,8 +23,8 @@ from interp_train.structures import Batch, DataInfo, ImageBatch, LayerGeometry
 class FilterDeletion(LayerMetricCallback):
     """Logs ``parts/<layer>/filter_deletion_auc`` (low: the network needs what filters see).
 
-    Needs labels only. Costs ``2 * num_images * num_filters * (num_steps + 2)`` more forward passes
-    per validation, and half as many once for the random network, whose filters are tried on the
+    Needs labels only. Costs ``2 * num_images * num_filters * (num_steps + 1)`` more forward passes
+    per validation, and as many once for the random network, whose filters are tried on the
     network itself; the images are chosen by their `sample_id`, objects first.
 
     Args:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from interp_train.checks import check_range, check_shape
-from interp_train.evaluation.heatmap_faithfulness import Scale, exchange_auc, link_of
+from interp_train.evaluation.heatmap_faithfulness import Scale, exchange_auc, link_of, ranks_of
 from interp_train.evaluation.peak_table import first_rows, joined, map_frame
 from interp_train.evaluation.position_baselines import scrambled
 from interp_train.evaluation.row_gathering import gather_rows
@@ -46,11 +46,8 @@ def region_ranks(values: Tensor, centres: Tensor) -> Tensor:
     rows = torch.arange(height, device=values.device)[:, None]
     columns = torch.arange(width, device=values.device)
     apart = (columns - centres[:, 0, None, None]) ** 2 + (rows - centres[:, 1, None, None]) ** 2
-    near = apart.flatten(1).argsort(dim=1, stable=True)
-    order = values.flatten(1).gather(1, near).argsort(dim=1, descending=True, stable=True)
-    order = near.gather(1, order)
-    places = torch.arange(order.shape[1], device=values.device).expand_as(order)
-    return torch.empty_like(order).scatter(1, order, places).view(-1, 1, height, width)
+    nearest_first = apart.flatten(1).argsort(dim=1, stable=True)
+    return ranks_of(values.flatten(1), nearest_first).view(-1, 1, height, width)
 
 
 class FilterDeletionMetric(Metric):
@@ -120,15 +117,20 @@ class FilterDeletionMetric(Metric):
         chosen = self.filters(activations.shape[1]).to(activations.device)
         centres = _centres(batch.boxes[rows], images.shape[-2:])
         with scores_of_target(network, images, Target(None, labels), self._link) as scores:
+            untouched = scores().detach()
             found = [
                 torch.stack(
-                    [self._area(scores, maps[:, number], frame.geometry) for number in chosen], 1
+                    [
+                        self._area(scores, maps[:, number], frame.geometry, untouched)
+                        for number in chosen
+                    ],
+                    1,
                 )
                 for maps in (activations[rows], others[rows])
             ]
             nothing = torch.zeros_like(images[:, 0])
             centre = self._exchanged(scores, region_ranks(nothing, centres))
-            whole = torch.stack([scores(), centre], 1)
+            whole = torch.stack([untouched, centre], 1)
         self.sample_ids.append(batch.sample_ids[rows])
         for state, value in zip((self.areas, self.shuffled), found, strict=True):
             state.append(value.detach())
@@ -162,7 +164,9 @@ class FilterDeletionMetric(Metric):
         keys = scrambled(torch.arange(num_filters), 0)
         return keys.argsort()[: self.num_filters].sort().values
 
-    def _area(self, scores: TargetScores, maps: Tensor, geometry: LayerGeometry) -> Tensor:
+    def _area(
+        self, scores: TargetScores, maps: Tensor, geometry: LayerGeometry, untouched: Tensor
+    ) -> Tensor:
         """Mean score while the region of one filter is blanked, ``(N,)``; maps ``(N, h, w)``."""
         maps = maps.detach().float()
         peaks, cells = maps.flatten(1).max(1)
@@ -171,7 +175,7 @@ class FilterDeletionMetric(Metric):
         values = upsampled(maps[:, None], (height, width), geometry)[:, 0]
         ranks = region_ranks(values, geometry.offset + geometry.stride * places)
         area = self._exchanged(scores, ranks)
-        return torch.where(peaks > 0, area, scores())
+        return torch.where(peaks > 0, area, untouched)
 
     def _exchanged(self, scores: TargetScores, ranks: Tensor) -> Tensor:
         blank = torch.full_like(scores.images, self.fill)

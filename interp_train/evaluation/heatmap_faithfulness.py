@@ -50,6 +50,19 @@ def link_of(scale: str) -> Callable[[Tensor], Tensor] | None:
     return _LINKS[scale]
 
 
+def ranks_of(values: Tensor, ties: Tensor) -> Tensor:
+    """Place of each value in the order from the highest down, long, 0 for the highest, ``(N, P)``.
+
+    Args:
+        values: ``(N, P)``.
+        ties: places in the order in which equal values follow one another, ``(N, P)``.
+    """
+    order = values.gather(1, ties).argsort(dim=1, descending=True, stable=True)
+    order = ties.gather(1, order)
+    places = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    return torch.empty_like(order).scatter(1, order, places)
+
+
 def pixel_ranks(heatmaps: Tensor, seed: int) -> Tensor:
     """Place of each pixel in the order from the highest value down, equal ones in random order.
 
@@ -63,9 +76,7 @@ def pixel_ranks(heatmaps: Tensor, seed: int) -> Tensor:
     values = heatmaps.flatten(1)
     generator = torch.Generator(values.device).manual_seed(seed)
     shuffle = torch.randperm(values.shape[1], generator=generator, device=values.device)
-    order = shuffle[values[:, shuffle].argsort(dim=1, descending=True, stable=True)]
-    places = torch.arange(values.shape[1], device=values.device).expand_as(order)
-    return torch.empty_like(order).scatter(1, order, places).view_as(heatmaps)
+    return ranks_of(values, shuffle.expand_as(values)).view_as(heatmaps)
 
 
 def exchange_auc(
