@@ -11,6 +11,7 @@ from torchvision.models.inception import BasicConv2d as InceptionConvolution
 
 from interp_train.backbones.backbone import Backbone
 from interp_train.backbones.chains import chain_of, split_readout, without_in_place
+from interp_train.backbones.dilation import replace_strides
 from interp_train.backbones.weights import load_weights
 from interp_train.checks import check_name
 
@@ -27,6 +28,7 @@ def torchvision_backbone(
     cut: str | None = None,
     freeze: str | None = None,
     *,
+    dilate: str | None = None,
     learning_rates: Mapping[str, float] | None = None,
     taps: Mapping[str, str] | None = None,
     classifier: bool = True,
@@ -43,6 +45,8 @@ def torchvision_backbone(
             random weights.
         cut: alias or dotted name of the last step that is kept; the classifier goes.
         freeze: alias or dotted name of the last step of the frozen prefix.
+        dilate: dotted name of the first step whose windows move by one cell, those behind dilated:
+            finer maps with the same weights; see `interp_train.backbones.dilation`.
         learning_rates: prefix of dotted names (or alias) -> multiplier of the learning rate.
         taps: further aliases for dotted names.
         classifier: False leaves the network's own classifier out, and its weights in the file;
@@ -51,7 +55,7 @@ def torchvision_backbone(
 
     Raises:
         ValueError: if the name is unknown, the network is not a chain of convolutional steps, or
-            as `load_weights` and `Backbone`.
+            as `load_weights`, `replace_strides` and `Backbone`.
     """
     network = _build(name)
     chain = chain_of(network)
@@ -64,6 +68,8 @@ def torchvision_backbone(
     if weights is not None:
         dropped = tuple(readout) if cut is not None or not classifier else ()
         load_weights(network, weights, model=name, left_out=dropped)
+    if dilate is not None:
+        replace_strides(network, spatial, dilate, image_size)
     family = next((taps for prefix, taps in _TAPS.items() if name.startswith(prefix)), {})
     return Backbone(
         spatial,
