@@ -55,6 +55,7 @@ class Setting(NamedTuple):
         cached: whether all up to the cut is frozen and its output is given; the head is then that
             of ``study=filters``, two convolutions of 96 units.
         steps: whose mean time is measured; an objective may act in one step of several.
+        dilate: step of the backbone from which on strides are dilation.
     """
 
     backbone: str
@@ -66,6 +67,7 @@ class Setting(NamedTuple):
     precision: str
     cached: bool = False
     steps: int = 1
+    dilate: str | None = None
 
 
 class TrainingStep:
@@ -110,6 +112,7 @@ def benchmark_objective(
     *,
     backbone: str = "resnet18",
     cuts: Sequence[str] = ("layer4", "layer3"),
+    dilate: str | None = None,
     image_size: int = 224,
     batch_size: int = 16,
     num_categories: int = 7,
@@ -126,6 +129,7 @@ def benchmark_objective(
         backbone: torchvision's name.
         cuts: last steps of the backbone, one per map size; of ResNet-18 at 224 pixels, layer4
             gives 7x7 and layer3 14x14. A head with one added convolution is put on each.
+        dilate: step of the backbone from which on strides are dilation; None keeps all.
         image_size: side of the images, in pixels.
         batch_size: images per step.
         num_categories: number of logits.
@@ -145,6 +149,7 @@ def benchmark_objective(
     rows = []
     for cut in cuts:
         setting = Setting(backbone, cut, image_size, batch_size, num_categories, device, precision)
+        setting = setting._replace(dilate=dilate)
         rows += _compare(setting, objectives, repetitions)
         if cached:
             rows += _compare(setting._replace(cached=True), objectives, repetitions)
@@ -155,6 +160,7 @@ def benchmark_objective(
         "setting": {
             **described,
             "backbone": backbone,
+            "dilate": dilate,
             "image_size": image_size,
             "batch_size": batch_size,
             "num_categories": num_categories,
@@ -214,7 +220,7 @@ def print_peak(task: str) -> None:
 def _classifier(setting: Setting, objective: str) -> Classifier:
     network = torchvision_backbone(
         setting.backbone, cut=setting.cut, image_size=setting.image_size,
-        freeze=setting.cut if setting.cached else None,
+        freeze=setting.cut if setting.cached else None, dilate=setting.dilate,
     )  # fmt: skip
     names = tuple(f"category {index}" for index in range(setting.num_categories))
     info = DataInfo(
