@@ -146,32 +146,25 @@ def benchmark_objective(
         quartiles; `memory_ratio` is that of peak memory) and ``setting``.
     """
     check_range("repetitions", repetitions, 2)
+    common = Setting(
+        backbone, "", image_size, batch_size, num_categories, device, precision, dilate=dilate
+    )
     rows = []
     for cut in cuts:
-        setting = Setting(backbone, cut, image_size, batch_size, num_categories, device, precision)
-        setting = setting._replace(dilate=dilate)
-        rows += _compare(setting, objectives, repetitions)
+        rows += _compare(common._replace(cut=cut), objectives, repetitions)
         if cached:
-            rows += _compare(setting._replace(cached=True), objectives, repetitions)
-    described = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    described["device_name"] = torch.cuda.get_device_name(device) if "cuda" in device else "cpu"
-    result = {
-        "rows": rows,
-        "setting": {
-            **described,
-            "backbone": backbone,
-            "dilate": dilate,
-            "image_size": image_size,
-            "batch_size": batch_size,
-            "num_categories": num_categories,
-            "repetitions": repetitions,
-            "device": device,
-            "precision": precision,
-        },
-    }
+            rows += _compare(common._replace(cut=cut, cached=True), objectives, repetitions)
+    shared = {k: v for k, v in common._asdict().items() if k not in ("cut", "cached", "steps")}
+    setting = {**_machine(device), **shared, "repetitions": repetitions}
+    result = {"rows": rows, "setting": setting}
     if output is not None:
         write_json(Path(output), result)
     return result
+
+
+def _machine(device: str) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if "cuda" in device else "cpu"
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device_name": name}
 
 
 def _compare(setting: Setting, objectives: Sequence[str], repetitions: int) -> list[dict[str, Any]]:

@@ -64,6 +64,15 @@ def test_a_small_benchmark_gives_a_table_and_a_file(tmp_path, monkeypatch):
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
 
 
+def test_a_finer_backbone_is_timed_on_its_finer_map(monkeypatch):
+    monkeypatch.setattr(benchmark, "peak_memory", lambda setting, name: 1)
+    result = benchmark.BENCHMARKS[TARGET](
+        cuts=["layer4"], dilate="layer4", image_size=64, batch_size=2, repetitions=2, cached=False
+    )
+    assert {row["map"] for row in result["rows"]} == {"4x4"}
+    assert result["setting"]["dilate"] == "layer4"
+
+
 def test_a_step_on_cached_activations_leaves_the_frozen_network_out():
     setting = benchmark.Setting("resnet18", "layer3", 32, 4, 3, "cpu", "float32", cached=True)
     step = benchmark.TrainingStep(setting, "released_gradient")
