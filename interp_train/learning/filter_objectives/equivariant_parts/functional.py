@@ -16,6 +16,7 @@ from interp_train.structures import LayerGeometry
 
 _LEAST_VARIANCE = 0.005  # in the denominator of the equivariance, of positions in [0, 1]^2
 _LEAST_EXPONENT = 60.0  # weights that are smaller by e^-60 are 0
+_SURE = 0.4  # 2 p - 1 from which on a cell belongs to the object
 _LEAST_ATTENTION = 0.03  # to a cell that groups share
 _TINY = 1e-12  # below the square of any distance
 _LOW = -1e4  # score of a group that takes no part; finite, so that nothing becomes NaN
@@ -124,14 +125,15 @@ def concentration(spreads: Tensor, member: Tensor, across: bool = False) -> Tens
 
 
 def object_attention(logits: Tensor) -> Tensor:
-    """Where the object is, in [0, 1]: ``2 p - 1`` for p above a half, without gradient.
+    """Where the object is, in [0, 1], without gradient: 0 for p up to .5, 1 for p from .7 on.
 
-    What also occurs beside objects has p near a half, or below.
+    What also occurs beside objects has p near a half, or below; what sticks out of an object is
+    seen together with what is beside it, and has less than its middle.
 
     Args:
         logits: whether a cell belongs to an image with the object, any shape.
     """
-    return (2 * logits.detach().sigmoid() - 1).relu()
+    return ((2 * logits.detach().sigmoid() - 1) / _SURE).clamp(0, 1)
 
 
 def off_object(weights: Tensor, distinct: Tensor, member: Tensor, across: bool = False) -> Tensor:

@@ -322,9 +322,9 @@ def test_coverage_draws_the_nearest_group_alone():
 
 
 def test_attention_by_hand_and_without_gradient():
-    logits = torch.tensor([-1.0, 0.0, math.log(3.0), 50.0], requires_grad=True)
+    logits = torch.tensor([0.2, 0.5, 0.6, 0.65, 0.75, 1.0]).logit().requires_grad_()
     found = functional.object_attention(logits)
-    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5, 1.0]))
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5, 0.75, 1.0, 1.0]))
     assert not found.requires_grad
 
 
