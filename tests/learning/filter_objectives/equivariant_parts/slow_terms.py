@@ -8,6 +8,12 @@ from interp_train.learning.filter_objectives.equivariant_parts import functional
 FILTERS, SIDE, CATEGORIES = 8, 12, 2
 
 
+def object_of(logits):
+    """0 where the object is as likely as not, 1 where it is 7 to 3 or more, linear between."""
+    likely = 1 / (1 + (-logits).exp())
+    return ((likely - 0.5) / 0.2).clamp(0, 1)
+
+
 def slow_attention(objective, maps, places):
     """Logits of the latest batch, from its own mean and variance, cell by cell."""
     score = objective.attention[0].score
@@ -44,7 +50,7 @@ def slow_object_terms(objective, before, labels, weights, groups):
     there, gone, beside, distances = [], [], [], []
     contrast = slow_contrast(before)
     for n, label in enumerate(labels.tolist()):
-        seen = (2 * logits[n].sigmoid() - 1).relu()
+        seen = object_of(logits[n])
         for c in range(CATEGORIES):
             sign = -1 if c == label else 1
             (there if c == label else gone).append(
@@ -65,7 +71,7 @@ def slow_object_terms(objective, before, labels, weights, groups):
 def slow_territory(objective, maps, ranges, before, labels, weights):
     """Share of the responses of groups in cells of others."""
     places = [(n, i, j) for n in range(len(maps)) for i in range(SIDE) for j in range(SIDE)]
-    attention = (2 * slow_attention(objective, before, places).sigmoid() - 1).relu()
+    attention = object_of(slow_attention(objective, before, places))
     contrast = slow_contrast(before)
     outside = []
     for n, label in enumerate(labels.tolist()):
