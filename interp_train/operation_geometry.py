@@ -122,13 +122,14 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair_of(value: Any) -> tuple[int, int]:
+    """A module's kernel, stride, padding or dilation along y and x; one number counts for both."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     return int(values[0]), int(values[-1])
 
 
 def _slide(grid: Any, kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Grid:
-    windows = zip(*map(_pair, (kernel, stride, padding, dilation)), strict=True)
+    windows = zip(*map(pair_of, (kernel, stride, padding, dilation)), strict=True)
     y, x = (axis.window(*window) for axis, window in zip(grid, windows, strict=True))
     return y, x
 

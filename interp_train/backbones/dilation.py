@@ -11,6 +11,7 @@ from torch import nn
 
 from interp_train.checks import check_name
 from interp_train.layer_geometry import LayerTrace, trace_layers
+from interp_train.operation_geometry import pair_of
 
 _Window = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 _Pair = tuple[float, float]  # along y and x
@@ -39,7 +40,7 @@ def replace_strides(
     before = trace_layers(network, (3, image_size, image_size))
     start = _strides(first, before, names[place - 1]) if place else (1.0, 1.0)
     for name, window in _windows(steps, names[place:]):
-        finer = zip(_strides(first, before, name), _pair(window.stride), start, strict=True)
+        finer = zip(_strides(first, before, name), pair_of(window.stride), start, strict=True)
         rows, columns = (round(grid / (own * wanted)) for grid, own, wanted in finer)
         _widen(first, name, window, (rows, columns))
     try:
@@ -60,7 +61,7 @@ def _windows(steps: Mapping[str, nn.Module], names: Sequence[str]) -> Iterator[t
 
 
 def _cellwise(window: _Window) -> bool:
-    return _pair(window.kernel_size) == _pair(window.stride) == (1, 1)
+    return pair_of(window.kernel_size) == pair_of(window.stride) == (1, 1)
 
 
 def _strides(first: str, traces: Mapping[str, LayerTrace], name: str) -> _Pair:
@@ -77,7 +78,7 @@ def _widen(first: str, name: str, window: _Window, factor: tuple[int, int]) -> N
         return
     if isinstance(window, nn.AvgPool2d):
         raise _impossible(first, f"the mean over windows in {name!r} cannot be dilated")
-    if isinstance(window, nn.MaxPool2d) and _pair(window.padding) != (0, 0):
+    if isinstance(window, nn.MaxPool2d) and pair_of(window.padding) != (0, 0):
         raise _impossible(first, f"the maximum over padded windows in {name!r} cannot be dilated")
     window.dilation = _times(window.dilation, factor)
     if not isinstance(window.padding, str):
@@ -108,10 +109,6 @@ def _impossible(first: str, reason: str) -> ValueError:
     )
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
 def _times(value: Any, factor: tuple[int, int]) -> tuple[int, int]:
-    rows, columns = _pair(value)
+    rows, columns = pair_of(value)
     return rows * factor[0], columns * factor[1]
