@@ -77,8 +77,8 @@ class EquivariantParts(nn.Module):
     * ``agreement``: the filters of a group stay together;
     * ``territory``: the groups divide the object among themselves, equally, by their own responses
       (`functional.territories`), and a group responds in cells that belong to it;
-    * ``coverage``: each cell of the object is near some group, as a code is in k-means, by how much
-      it stands out.
+    * ``coverage``: each cell of the object is near some group, as a code is in k-means, by the
+      square of how much it stands out.
 
     Where the object is, is learned beside the network from the image labels (the term
     ``attention``), from the map that the head takes, which gets no gradient from it: cells of what
@@ -117,12 +117,12 @@ class EquivariantParts(nn.Module):
         self,
         taps: Sequence[str] = ("last",),
         *,
-        equivariance_weight: float = 3.0,
+        equivariance_weight: float = 5.0,
         concentration_weight: float = 10.0,
         object_weight: float = 4.0,
         agreement_weight: float = 2.5,
-        territory_weight: float = 2.0,
-        coverage_weight: float = 15.0,
+        territory_weight: float = 3.0,
+        coverage_weight: float = 25.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
         box_share: float = 0.5,
@@ -326,7 +326,7 @@ class EquivariantParts(nn.Module):
             "territory": lambda: self._territory(
                 places, functional.cell_masses(attention, contrast)
             ),
-            "coverage": lambda: self._coverage(places, attention * contrast),
+            "coverage": lambda: self._coverage(places, attention * contrast.square()),
         }
         found = {n: self.weights[n] * term() for n, term in terms.items() if self.weights[n]}
         learned = functional.presence(logits, everywhere, 1 - everywhere, across)

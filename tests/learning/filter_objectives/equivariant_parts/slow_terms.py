@@ -60,7 +60,7 @@ def slow_object_terms(objective, before, labels, weights, groups):
             standard = float((seen[label] * contrast[n]).sum() / seen[label].sum())
             outside = 1 - seen[label] * (contrast[n] / (1.5 * standard)).clamp(max=1)
             beside += [(weights[n, k].view(SIDE, SIDE) * outside).sum() for k in range(FILTERS)]
-            distances.append(slow_distance(seen[label] * contrast[n], groups[n]))
+            distances.append(slow_distance(seen[label] * contrast[n] ** 2, groups[n]))
     return {
         "object": sum(beside) / len(beside),
         "coverage": sum(distances) / len(distances),
