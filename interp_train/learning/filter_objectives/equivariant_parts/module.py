@@ -121,7 +121,7 @@ class EquivariantParts(nn.Module):
         concentration_weight: float = 10.0,
         object_weight: float = 4.0,
         agreement_weight: float = 2.5,
-        territory_weight: float = 3.0,
+        territory_weight: float = 2.0,
         coverage_weight: float = 25.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
