@@ -7,21 +7,24 @@ from interp_train.collectives import sum_over_processes
 from interp_train.learning.filter_objectives.equivariant_parts.functional import weighted_mean
 
 
-def beside_boxes(cells: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """Which cells have their centre outside the object's box, 0 or 1, ``(N, h * w)``.
+def distances_from_boxes(cells: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """How far the centres of cells lie outside the object's box, ``(N, h * w)``; 0 in it.
 
     Args:
         cells: from `functional.cell_positions`, ``(h * w, 2)``.
         boxes: of objects, in pixels, ``(N, 4)``; where one is NaN, no cell is known to be outside.
         side: of the images, in pixels.
+
+    Returns:
+        The larger of the distances along both axes, as a share of the side.
     """
     boxes = (boxes.to(cells.dtype) + 0.5)[:, None] / side
-    outside = (cells < boxes[..., :2]) | (cells > boxes[..., 2:])
-    return outside.any(2).to(cells.dtype)
+    beyond = torch.maximum(boxes[..., :2] - cells, cells - boxes[..., 2:])
+    return beyond.amax(2).nan_to_num(0.0).clamp(min=0)
 
 
 def box_presence(
-    logits: Tensor, member: Tensor, beside: Tensor, share: float, across: bool = False
+    logits: Tensor, member: Tensor, zones: tuple[Tensor, Tensor], share: float, across: bool = False
 ) -> Tensor:
     """Logits of cells as detectors of their object: the mean of two logistic losses.
 
@@ -32,17 +35,18 @@ def box_presence(
     Args:
         logits: ``(N, C, h * w)``.
         member: images that show the category, ``(N, C, 1)``.
-        beside: from `beside_boxes`, ``(N, h * w)``.
-        share: that cells outside boxes have in the loss of those without the object, [0, 1];
+        zones: which cells are inside the object's box and which are beside it, 0 or 1, each
+            ``(N, h * w)``; those in neither tell nothing.
+        share: that cells beside boxes have in the loss of those without the object, [0, 1];
             images without the object have all of it where no box is known.
         across: see `functional`.
     """
     member = member.expand_as(logits)
-    outside = member * beside[:, None]
-    amount = sum_over_processes(outside.sum()) if across else outside.sum()
+    inside, beside = (member * zone[:, None] for zone in zones)
+    amount = sum_over_processes(beside.sum()) if across else beside.sum()
     known = share * (amount > 0)
     false = torch.nn.functional.softplus(logits)
-    there = weighted_mean(torch.nn.functional.softplus(-logits), member - outside, across)
+    there = weighted_mean(torch.nn.functional.softplus(-logits), inside, across)
     elsewhere = weighted_mean(false, 1 - member, across)
-    around = weighted_mean(false, outside, across)
+    around = weighted_mean(false, beside, across)
     return (there + (1 - known) * elsewhere + known * around) / 2

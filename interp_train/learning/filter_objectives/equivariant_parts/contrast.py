@@ -4,7 +4,7 @@ Even surfaces of an object look alike wherever they are; eyes, beaks and feet do
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _ENOUGH = 1.5  # times the object's mean contrast, from which on a cell is distinct
 _TINY = 1e-12
@@ -37,6 +37,13 @@ def local_contrast(maps: Tensor, means: Tensor) -> Tensor:
         means: from `around`.
     """
     return (maps - means).square_().mean(1)
+
+
+def at_cells(contrast: Tensor, size: tuple[int, int]) -> Tensor:
+    """Contrast ``(N, ., .)`` at cells of another map of `size`, ``(N, h * w)``."""
+    if contrast.shape[1:] != size:
+        contrast = nn.functional.interpolate(contrast[:, None], size, mode="bilinear")[:, 0]
+    return contrast.flatten(1)
 
 
 def distinct_cells(attention: Tensor, contrast: Tensor) -> Tensor:

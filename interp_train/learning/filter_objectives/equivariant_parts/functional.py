@@ -16,7 +16,7 @@ from interp_train.structures import LayerGeometry
 
 _LEAST_VARIANCE = 0.005  # in the denominator of the equivariance, of positions in [0, 1]^2
 _LEAST_EXPONENT = 60.0  # weights that are smaller by e^-60 are 0
-_SURE = 0.4  # 2 p - 1 from which on a cell belongs to the object
+_SURE = 0.2  # 2 p - 1 from which on a cell belongs to the object
 _LEAST_ATTENTION = 0.03  # to a cell that groups share
 _TINY = 1e-12  # below the square of any distance
 _LOW = -1e4  # score of a group that takes no part; finite, so that nothing becomes NaN
@@ -125,7 +125,7 @@ def concentration(spreads: Tensor, member: Tensor, across: bool = False) -> Tens
 
 
 def object_attention(logits: Tensor) -> Tensor:
-    """Where the object is, in [0, 1], without gradient: 0 for p up to .5, 1 for p from .7 on.
+    """Where the object is, in [0, 1], without gradient: 0 for p up to .5, 1 for p from .6 on.
 
     What also occurs beside objects has p near a half, or below; what sticks out of an object is
     seen together with what is beside it, and has less than its middle.
@@ -340,7 +340,13 @@ def outside_territory(weights: Tensor, shares: Tensor, own: Tensor, across: bool
 
 
 def coverage(
-    groups: Tensor, cells: Tensor, masses: Tensor, member: Tensor, across: bool = False
+    groups: Tensor,
+    cells: Tensor,
+    masses: Tensor,
+    member: Tensor,
+    across: bool = False,
+    *,
+    sideways: float = 1.0,
 ) -> Tensor:
     """Mean squared distance of an object's cells from the nearest group.
 
@@ -353,9 +359,13 @@ def coverage(
         masses: shares of its cells in an object, from `as_shares`, ``(N, h * w)``.
         member: whether the image shows an object, 0 or 1, ``(N,)``.
         across: see the module.
+        sideways: factor of squared distances along x.
     """
     # About the middle of the image, so that the difference of squares loses nothing.
-    groups, cells = groups - 0.5, cells - 0.5
+    groups, cells = (
+        torch.stack([(at[..., 0] - 0.5) * sideways**0.5, at[..., 1] - 0.5], dim=-1)
+        for at in (groups, cells)
+    )
     squares = groups.square().sum(2)[..., None] + cells.square().sum(1)
     nearest = (squares - 2 * groups @ cells.mT).amin(1).clamp(min=0)
     return weighted_mean((masses * nearest).sum(1), member, across)

@@ -18,11 +18,12 @@ from interp_train.checks import check_range
 from interp_train.label_counts import membership_of
 from interp_train.learning.filter_objectives.equivariant_parts import functional
 from interp_train.learning.filter_objectives.equivariant_parts.boxes import (
-    beside_boxes,
     box_presence,
+    distances_from_boxes,
 )
 from interp_train.learning.filter_objectives.equivariant_parts.contrast import (
     around,
+    at_cells,
     distinct_cells,
     local_contrast,
 )
@@ -77,15 +78,16 @@ class EquivariantParts(nn.Module):
     * ``agreement``: the filters of a group stay together;
     * ``territory``: the groups divide the object among themselves, equally, by their own responses
       (`functional.territories`), and a group responds in cells that belong to it;
-    * ``coverage``: each cell of the object is near some group, as a code is in k-means, by the
-      square of how much it stands out.
+    * ``coverage``: each cell of the object is near some group, as a code is in k-means, by how
+      much it stands out, and sideways above all: one above the other groups stand anyway, one
+      before the other only where the way is known that an object faces.
 
     Where the object is, is learned beside the network from the image labels (the term
     ``attention``), from the map that the head takes, which gets no gradient from it: cells of what
     is also seen in images without the category are beside the object, and so are, in views, cells
-    outside its box where it is known. Without coverage all groups crowd where the object moves
-    most, at a bird's head; groups that merely keep a distance are pushed to places that nothing can
-    follow (docs/part-tracking.md has what was measured).
+    some way outside its box where it is known. Without coverage all groups crowd where the object
+    moves most, at a bird's head; groups that merely keep a distance are pushed to places that
+    nothing can follow (docs/part-tracking.md has what was measured).
 
     Batches without views (`ViewBatch`) have no equivariance; alone, the other terms let filters
     keep to a constant place. In evaluation mode nothing is exchanged between processes.
@@ -107,6 +109,9 @@ class EquivariantParts(nn.Module):
         num_groups: G, at most one for each filter.
         box_share: that cells of views outside the object's box have in learning what is not the
             object, beside images without it; 0 does without boxes.
+        box_margin: width of the seam around a box in which cells tell nothing, as a share of the
+            image's side: what is at an object's outline is seen from both sides of it.
+        sideways: factor of squared distances along x in the coverage.
         every_n_steps: training steps for one in which the terms act.
 
     Raises:
@@ -122,10 +127,12 @@ class EquivariantParts(nn.Module):
         object_weight: float = 4.0,
         agreement_weight: float = 2.5,
         territory_weight: float = 2.0,
-        coverage_weight: float = 25.0,
+        coverage_weight: float = 15.0,
         sharpness: float = 30.0,
         num_groups: int = 12,
         box_share: float = 0.5,
+        box_margin: float = 0.1,
+        sideways: float = 6.0,
         every_n_steps: int = 2,
     ) -> None:
         super().__init__()
@@ -139,7 +146,7 @@ class EquivariantParts(nn.Module):
             "coverage": coverage_weight,
         }
         self.sharpness, self.num_groups, self.every_n_steps = sharpness, num_groups, every_n_steps
-        self.box_share = box_share
+        self.box_share, self.box_margin, self.sideways = box_share, box_margin, sideways
         self._check_options()
         self.layers: list[str] = []
         self.num_categories = self._image_size = 0
@@ -159,6 +166,8 @@ class EquivariantParts(nn.Module):
         check_range("sharpness", self.sharpness, 0.1)
         check_range("num_groups", self.num_groups, 1)
         check_range("box_share", self.box_share, 0, 1)
+        check_range("box_margin", self.box_margin, 0, 1)
+        check_range("sideways", self.sideways, 0)
         check_range("every_n_steps", self.every_n_steps, 1)
 
     def attach(self, network: nn.Module, num_categories: int) -> None:
@@ -317,7 +326,7 @@ class EquivariantParts(nn.Module):
         everywhere = everywhere.expand_as(logits)
         attention = functional.object_attention(logits).to(places.maps.dtype)
         attention = _of_own_category(attention, labels)
-        contrast = _at_cells(local_contrast(read, means), size)
+        contrast = at_cells(local_contrast(read, means), size)
         distinct = distinct_cells(attention, contrast)
         terms: dict[str, Callable[[], Tensor]] = {
             "object": lambda: functional.off_object(
@@ -326,7 +335,7 @@ class EquivariantParts(nn.Module):
             "territory": lambda: self._territory(
                 places, functional.cell_masses(attention, contrast)
             ),
-            "coverage": lambda: self._coverage(places, attention * contrast.square()),
+            "coverage": lambda: self._coverage(places, attention * contrast),
         }
         found = {n: self.weights[n] * term() for n, term in terms.items() if self.weights[n]}
         learned = functional.presence(logits, everywhere, 1 - everywhere, across)
@@ -335,8 +344,10 @@ class EquivariantParts(nn.Module):
     def _box_attention(self, logits: Tensor, places: _Places, batch: ViewBatch) -> Tensor:
         """`box_presence` of what learns where the object is, with the boxes of the views."""
         everywhere = membership_of(batch.labels, self.num_categories, logits)[..., None]
-        beside = beside_boxes(places.cells.to(logits.dtype), batch.boxes, self._image_size)
-        return box_presence(logits, everywhere, beside, self.box_share, self.training)
+        cells = places.cells.to(logits.dtype)
+        far = distances_from_boxes(cells, batch.boxes, self._image_size)
+        zones = ((far == 0).to(logits.dtype), (far > self.box_margin).to(logits.dtype))
+        return box_presence(logits, everywhere, zones, self.box_share, self.training)
 
     def _territory(self, places: _Places, masses: Tensor) -> Tensor:
         """`functional.outside_territory`, by how the groups claim the object."""
@@ -355,7 +366,9 @@ class EquivariantParts(nn.Module):
         """`functional.coverage` of cells with masses, by the positions of the groups."""
         member = places.member[:, 0]
         masses = functional.as_shares(masses, member)
-        return functional.coverage(places.groups, places.cells, masses, member, self.training)
+        return functional.coverage(
+            places.groups, places.cells, masses, member, self.training, sideways=self.sideways
+        )
 
     def _equivariance(self, places: _Places, pairs: Pairs) -> Tensor:
         """`functional.equivariance` from each view of a pair to the other."""
@@ -367,13 +380,6 @@ class EquivariantParts(nn.Module):
             pairs.valid[:, None] * member[pairs.sources],
             self.training,
         )
-
-
-def _at_cells(contrast: Tensor, size: tuple[int, int]) -> Tensor:
-    """Contrast ``(N, ., .)`` at cells of another map, ``(N, h * w)``."""
-    if contrast.shape[1:] != size:
-        contrast = nn.functional.interpolate(contrast[:, None], size, mode="bilinear")[:, 0]
-    return contrast.flatten(1)
 
 
 def _of_own_category(attention: Tensor, labels: Tensor) -> Tensor:

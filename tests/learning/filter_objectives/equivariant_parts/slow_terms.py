@@ -9,9 +9,9 @@ FILTERS, SIDE, CATEGORIES = 8, 12, 2
 
 
 def object_of(logits):
-    """0 where the object is as likely as not, 1 where it is 7 to 3 or more, linear between."""
+    """0 where the object is as likely as not, 1 where it is 6 to 4 or more, linear between."""
     likely = 1 / (1 + (-logits).exp())
-    return ((likely - 0.5) / 0.2).clamp(0, 1)
+    return ((likely - 0.5) / 0.1).clamp(0, 1)
 
 
 def slow_attention(objective, maps, places):
@@ -60,7 +60,9 @@ def slow_object_terms(objective, before, labels, weights, groups):
             standard = float((seen[label] * contrast[n]).sum() / seen[label].sum())
             outside = 1 - seen[label] * (contrast[n] / (1.5 * standard)).clamp(max=1)
             beside += [(weights[n, k].view(SIDE, SIDE) * outside).sum() for k in range(FILTERS)]
-            distances.append(slow_distance(seen[label] * contrast[n] ** 2, groups[n]))
+            distances.append(
+                slow_distance(seen[label] * contrast[n], groups[n], objective.sideways)
+            )
     return {
         "object": sum(beside) / len(beside),
         "coverage": sum(distances) / len(distances),
@@ -89,12 +91,13 @@ def slow_territory(objective, maps, ranges, before, labels, weights):
     return sum(outside) / len(outside)
 
 
-def slow_distance(seen, groups):
+def slow_distance(seen, groups, sideways):
     """Mean squared distance of cells from the nearest group, by what is seen."""
+    factors = torch.tensor([sideways, 1.0])
     total = 0.0
     for i in range(SIDE):
         for j in range(SIDE):
             cell = torch.tensor([(j + 0.5) / SIDE, (i + 0.5) / SIDE])
-            nearest = min(float((cell - group).square().sum()) for group in groups)
+            nearest = min(float((factors * (cell - group) ** 2).sum()) for group in groups)
             total += float(seen[i, j]) * nearest
     return total / float(seen.sum())

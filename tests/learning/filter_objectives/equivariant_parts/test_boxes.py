@@ -23,8 +23,9 @@ def with_boxes(batch):
     return batch._replace(boxes=boxes)
 
 
-def test_cells_outside_boxes_are_not_the_object():
-    network, objective = attached(box_share=0.3)
+@pytest.mark.parametrize("margin", [0.0, 0.1, 0.2])  # of 12 cells
+def test_cells_outside_boxes_are_not_the_object(margin):
+    network, objective = attached(box_share=0.3, box_margin=margin)
     batch = with_boxes(view_batch())
     with torch.no_grad(), ActivationTap(network, ["relu"]) as tap:
         network(batch.images)
@@ -36,13 +37,13 @@ def test_cells_outside_boxes_are_not_the_object():
             for cell in range(SIDE * SIDE):
                 x, y = cell % SIDE, cell // SIDE
                 left, top, right, bottom = batch.boxes[n].tolist()
-                outside = x < left or x > right or y < top or y > bottom
+                outside = max(left - x, x - right, top - y, y - bottom) / SIDE
                 logit = float(logits[n, category, cell])
                 if category != label:
                     elsewhere.append(math.log1p(math.exp(logit)))
-                elif outside:
+                elif outside > margin:
                     around.append(math.log1p(math.exp(logit)))
-                else:
+                elif not outside > 0:  # where the box is not known, too
                     there.append(math.log1p(math.exp(-logit)))
     assert around
     means = [sum(values) / len(values) for values in (there, elsewhere, around)]

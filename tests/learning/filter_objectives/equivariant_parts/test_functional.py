@@ -287,17 +287,19 @@ def test_outside_territory_by_hand():
     assert first.item() == 0
 
 
-def test_coverage_agrees_with_loops(cells):
+@pytest.mark.parametrize("sideways", [1.0, 5.0])
+def test_coverage_agrees_with_loops(cells, sideways):
     groups, masses = torch.rand(N, G, 2).double(), torch.rand(N, len(cells)).double()
     member = torch.tensor([1, 0, 1, 1, 0]).double()
     errors = []
     for n in range(N):
         total = 0.0
         for mass, cell in zip(masses[n].tolist(), cells, strict=True):
-            total += mass * min(float((cell - groups[n, g]).square().sum()) for g in range(G))
+            squares = (cell - groups[n]).square()
+            total += mass * float((sideways * squares[:, 0] + squares[:, 1]).min())
         if member[n]:
             errors.append(total)
-    found = functional.coverage(groups, cells, masses, member)
+    found = functional.coverage(groups, cells, masses, member, sideways=sideways)
     assert found.item() == pytest.approx(sum(errors) / len(errors))
 
 
@@ -321,8 +323,17 @@ def test_coverage_draws_the_nearest_group_alone():
     torch.testing.assert_close(groups.grad, expected)
 
 
+def test_distances_sideways_count_for_more():
+    """A cell .2 to the side of one group and .3 below the other goes to the first, or second."""
+    cells = torch.tensor([[0.5, 0.5]]).double()
+    groups = torch.tensor([[[0.3, 0.5], [0.5, 0.2]]]).double()
+    one = torch.ones(1, 1).double()
+    found = [functional.coverage(groups, cells, one, one[0], sideways=s).item() for s in (1, 2, 3)]
+    assert found == pytest.approx([0.04, 0.08, 0.09])
+
+
 def test_attention_by_hand_and_without_gradient():
-    logits = torch.tensor([0.2, 0.5, 0.6, 0.65, 0.75, 1.0]).logit().requires_grad_()
+    logits = torch.tensor([0.2, 0.5, 0.55, 0.575, 0.65, 1.0]).logit().requires_grad_()
     found = functional.object_attention(logits)
     torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.5, 0.75, 1.0, 1.0]))
     assert not found.requires_grad
