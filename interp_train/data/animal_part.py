@@ -23,7 +23,7 @@ from interp_train.data.photo_data import (
 from interp_train.data.photos import UNKNOWN_SIZE, Photo, large_enough
 from interp_train.data.views import Box, check_augmentation
 
-SPLITS = ("official", "tuning")
+SPLITS = ("official", "tuning", "training")
 _TUNING_FOLDS = 5  # every fifth animal that is not tested validates, where settings are chosen
 PART_NAMES = ("head", "front legs")
 _BOX = ("xmin", "ymin", "xmax", "ymax")
@@ -52,8 +52,9 @@ class AnimalPartData(PhotoData):
         root: folder with annotations.csv; None: below ``$INTERP_TRAIN_DATA``.
         fold: which fold is validated, 0 .. `num_folds` - 1; None takes the file's own split.
         num_folds: number of folds, each with the same share of every category.
-        split: ``"official"``, or ``"tuning"`` to choose settings without a look at the validated
-            animals: they are left out, and every fifth of the others validates.
+        split: ``"official"``; or, to choose settings without a look at the validated animals, which
+            are left out: ``"tuning"``, where every fifth of the others validates, or
+            ``"training"``, where all others are trained on and validate as well.
         categories: names to keep; None keeps all.
         image_size: see `PhotoData`.
         batch_size: see `PhotoData`.
@@ -149,9 +150,12 @@ class AnimalPartData(PhotoData):
 
     def _splits(self, animals: Sequence[_Animal]) -> dict[str, list[Photo]]:
         tested = self._tested(animals)
-        if self.split == "tuning":
+        if self.split != "official":
             animals = [animal for animal, test in zip(animals, tested, strict=True) if not test]
             tested = _every(_TUNING_FOLDS, 0, animals)
+        if self.split == "training":
+            photos = [animal.photo for animal in animals]
+            return {"train": photos, "val": list(photos)}
         splits: dict[str, list[Photo]] = {"train": [], "val": []}
         for animal, test in zip(animals, tested, strict=True):
             splits["val" if test else "train"].append(animal.photo)

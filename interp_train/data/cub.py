@@ -25,7 +25,7 @@ from interp_train.data.photos import UNKNOWN_SIZE, Photo, checked_photos, large_
 from interp_train.data.views import Box, check_augmentation
 
 TASKS = ("bird_vs_background", "species")
-SPLITS = ("official", "tuning")
+SPLITS = ("official", "tuning", "training")
 _TUNING_FOLDS = 5  # every fifth training bird validates, where settings are chosen
 
 PART_GROUPS = {
@@ -54,8 +54,9 @@ class CubData(PhotoData):
     Args:
         root: folder with images.txt and the rest; None: below ``$INTERP_TRAIN_DATA``.
         task: ``"bird_vs_background"`` (one category) or ``"species"``.
-        split: ``"official"``, or ``"tuning"`` to choose settings without a look at the test
-            birds: every fifth training bird validates, and the test birds are left out.
+        split: ``"official"``; or, to choose settings without a look at the test birds, which are
+            left out: ``"tuning"``, where every fifth training bird validates, or ``"training"``,
+            where all are trained on and validate as well, for measures that labels do not train.
         backgrounds_per_photo: background crops of each photo, where its bird leaves room.
         image_size: see `PhotoData`.
         batch_size: see `PhotoData`.
@@ -130,11 +131,15 @@ class CubData(PhotoData):
         class_names, birds = _read_birds(folder, len(part_names), self.task, self.mistakes)
         if self.split == "tuning":
             birds = tuning_split(birds)
+        elif self.split == "training":
+            birds = [bird for bird in birds if bird.train]
         trained = {bird.photo.sample_id: bird.train for bird in birds}
         photos = large_enough([bird.photo for bird in birds], self.min_area)
         splits: dict[str, list[Photo]] = {"train": [], "val": []}
         for photo in checked_photos(photos, self.mistakes):
             splits["train" if trained[photo.sample_id] else "val"] += self._samples(photo)
+        if self.split == "training":
+            splits["val"] = list(splits["train"])
         return Collection(
             name="cub",
             splits=splits,

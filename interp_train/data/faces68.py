@@ -25,7 +25,7 @@ from interp_train.data.photo_data import (
 from interp_train.data.photos import UNKNOWN_SIZE, Photo, checked_photos, large_enough
 from interp_train.data.views import check_augmentation
 
-SPLITS = ("folds", "tuning")
+SPLITS = ("folds", "tuning", "training")
 
 NUM_LANDMARKS = 68
 _RANGES = {
@@ -64,8 +64,9 @@ class Faces68Data(PhotoData):
 
     Args:
         root: folder with training_keypoints.csv and training/; None: below ``$INTERP_TRAIN_DATA``.
-        split: ``"folds"``: every `num_folds`-th person is validated; or ``"tuning"`` to choose
-            settings without a look at those: they are left out, and as many others validate.
+        split: ``"folds"``: every `num_folds`-th person is validated; or, to choose settings
+            without a look at those, which are left out: ``"tuning"``, where as many others
+            validate, or ``"training"``, where all others are trained on and validate as well.
         num_folds: see `split`; at least 3 for tuning.
         backgrounds_per_photo: background crops of each photo, where its face leaves room; 0 for
             probe sets.
@@ -125,7 +126,7 @@ class Faces68Data(PhotoData):
             augment_validation=augment_validation,
         )  # fmt: skip
         check_choice("split", split, SPLITS)
-        check_range("num_folds", num_folds, 2 if split == "folds" else 3)
+        check_range("num_folds", num_folds, 3 if split == "tuning" else 2)
         check_range("backgrounds_per_photo", backgrounds_per_photo, 0, 100)
         self.root, self.split, self.num_folds = root, split, num_folds
         self.backgrounds_per_photo = backgrounds_per_photo
@@ -141,8 +142,7 @@ class Faces68Data(PhotoData):
                 faces.append(face)
         splits: dict[str, list[Photo]] = {"train": [], "val": []}
         for face in checked_photos(large_enough(faces, self.min_area), self.mistakes):
-            split = self._split_of(persons[face.sample_id])
-            if split is not None:
+            for split in self._splits_of(persons[face.sample_id]):
                 splits[split] += with_backgrounds(face, self.backgrounds_per_photo)
         return Collection(
             name="faces68",
@@ -155,12 +155,16 @@ class Faces68Data(PhotoData):
             licence="Stills of YouTube Faces: research only; landmarks, never to recognise anyone.",
         )
 
-    def _split_of(self, person: int) -> str | None:
-        """``"train"``, ``"val"``, or None for those that are left out."""
-        fold, tuning = person % self.num_folds, self.split == "tuning"
-        if fold == (1 if tuning else 0):
-            return "val"
-        return None if tuning and fold == 0 else "train"
+    def _splits_of(self, person: int) -> tuple[str, ...]:
+        """``"train"``, ``"val"``, or both; none for those that are left out."""
+        fold = person % self.num_folds
+        if self.split == "folds":
+            return ("val",) if fold == 0 else ("train",)
+        if fold == 0:
+            return ()
+        if self.split == "training":
+            return ("train", "val")
+        return ("val",) if fold == 1 else ("train",)
 
 
 def _person(file: str, where: str) -> int:

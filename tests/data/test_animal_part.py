@@ -103,6 +103,12 @@ def test_tuning_leaves_the_validated_animals_out(folder, fold):
     assert {p.sample_id for p in tuning.photos("val").photos if p.label == 0} == expected
 
 
+@pytest.mark.parametrize("fold", [None, 2])
+def test_training_shows_what_is_trained_on_and_no_other_animal(folder, fold):
+    plain, training = small(folder, fold=fold), small(folder, fold=fold, split="training")
+    assert ids_of(training, "train") == ids_of(training, "val") == ids_of(plain, "train")
+
+
 def test_categories(folder):
     data = small(folder, categories=["lion", "dog"])
     assert data.info.class_names == ("dog", "lion")

@@ -299,6 +299,18 @@ def test_bad_arguments(options, message):
         small("/nowhere", **options)
 
 
+def test_training_shows_what_is_trained_on_upright_and_no_other_bird(folder):
+    data = small(folder, split="training", rotation=45, shift=0.2)
+    trained, shown = data.photos("train").photos, data.photos("val").photos
+    assert [photo.sample_id for photo in trained] == [photo.sample_id for photo in shown]
+    plain = small(folder, flip=False)
+    kept = {photo.sample_id for photo in plain.photos("train").photos}
+    assert {photo.sample_id for photo in shown} == kept
+    first = plain.photos("train").photos[0].sample_id
+    place = [photo.sample_id for photo in shown].index(first)
+    assert torch.equal(data.dataset("val")[place].images, plain.dataset("train")[0].images)
+
+
 def test_unknown_split(folder):
     with pytest.raises(ValueError, match="`split` must name a split of the data, but got 'dev'"):
         small(folder).dataset("dev")

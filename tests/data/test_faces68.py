@@ -45,6 +45,8 @@ def test_a_person_is_in_one_split(folder):
     assert persons(data, "val") == {1, 6}
     assert persons(data, "train") == {2, 3, 4, 7, 8, 9}
     assert persons(small(folder, num_folds=2), "val") == {0, 2, 4, 6, 8}
+    data = small(folder, split="training", num_folds=2)
+    assert persons(data, "train") == persons(data, "val") == {1, 3, 5, 7, 9}
 
 
 def test_crops_fill_the_picture_and_backgrounds_avoid_the_face(folder):
@@ -83,7 +85,7 @@ def test_mirrored_faces_swap_their_landmarks(folder):
 
 
 def test_errors(folder):
-    with pytest.raises(ValueError, match="`split` must be one of 'folds', 'tuning', but got 'val'"):
+    with pytest.raises(ValueError, match="`split` must be one of 'folds', 'tuning', 'training'"):
         small(folder, split="val")
     with pytest.raises(ValueError, match="`num_folds` must be >= 3, but got 2"):
         small(folder, split="tuning", num_folds=2)
