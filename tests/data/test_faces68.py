@@ -85,7 +85,7 @@ def test_mirrored_faces_swap_their_landmarks(folder):
 
 
 def test_errors(folder):
-    with pytest.raises(ValueError, match="`split` must be one of 'folds', 'tuning', 'training'"):
+    with pytest.raises(ValueError, match="one of 'folds', 'tuning', 'training', but got 'val'"):
         small(folder, split="val")
     with pytest.raises(ValueError, match="`num_folds` must be >= 3, but got 2"):
         small(folder, split="tuning", num_folds=2)
